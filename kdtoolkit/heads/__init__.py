@@ -1,0 +1,5 @@
+"""Heads: from a student's features to one row of outputs per example, for all tasks of a run."""
+
+from .multi_task import HeadOutputs, MultiTaskHeads, refusal
+
+__all__ = ["HeadOutputs", "MultiTaskHeads", "refusal"]

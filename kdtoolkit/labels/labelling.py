@@ -1,0 +1,197 @@
+"""Runs a teacher over text once, and only over text it has not seen.
+
+What is missing is put in order of length and id and cut into parts of whole batches. A finished part is a run of that
+order, so what is still missing after a kill is cut in the same places: the same batches, and so the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError
+from ..example import Example
+from ..progress import log, track
+from ..teacher import Teacher
+from .store import LabelStore, id_hex
+
+if TYPE_CHECKING:
+    from ..data.rows import Rows
+
+BATCH_ROWS = 128
+PART_BATCHES = 8
+CHECK_ROWS = 32
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What `label_rows` did.
+
+    rows: different texts in all splits; labelled: those the teacher was run on now; already: those the store held.
+    floored: log-probabilities raised to log 1e-7. seconds: wall time; cpu_seconds: of this process.
+    """
+
+    rows: int
+    labelled: int
+    already: int
+    floored: int
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The different texts of some splits, longest first: ids (n,) S16, and the split and row where each first occurs.
+
+    Longest first, so that a batch too large for the memory fails in the first minute, not in the last.
+    """
+
+    splits: Sequence[Rows]
+    ids: np.ndarray
+    split: np.ndarray
+    row: np.ndarray
+
+    @classmethod
+    def of(cls, splits: Sequence[Rows]) -> Texts:
+        """A pure function of the set of texts: neither their order nor their splits nor repeats matter to `ids`."""
+        ids = np.concatenate([rows.ids() for rows in splits]) if splits else np.empty(0, "S16")
+        unique, first = np.unique(ids, return_index=True)
+        characters = (
+            np.concatenate([rows.characters() for rows in splits])[first] if len(ids) else np.empty(0, np.int32)
+        )
+        order = np.argsort(-characters, kind="stable")  # `unique` is sorted, so equal lengths stay in order of id
+        starts = np.cumsum([0, *(len(rows) for rows in splits)])
+        split = np.searchsorted(starts, first, "right") - 1
+        row = first - starts[split]
+        return cls(splits, unique[order], split[order].astype(np.int32), row[order])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def only(self, mask: np.ndarray) -> Texts:
+        """Those that `mask`, (n,) bool, selects, in the same order."""
+        return Texts(self.splits, self.ids[mask], self.split[mask], self.row[mask])
+
+    def examples(self, chosen: slice | np.ndarray) -> list[Example]:
+        """The examples at some places, in their order, without gold labels: a teacher must not see them."""
+        split, row = self.split[chosen], self.row[chosen]
+        found: list[Example | None] = [None] * len(split)
+        for number in np.unique(split):
+            places = np.flatnonzero(split == number)
+            for place, example in zip(places, self.splits[number].examples(row[places])):
+                found[place] = Example(example.task, example.text, example.second)
+        return [example for example in found if example is not None]
+
+
+def label_rows(
+    teacher: Teacher,
+    splits: Sequence[Rows],
+    store: LabelStore,
+    *,
+    batch_rows: int = BATCH_ROWS,
+    part_batches: int = PART_BATCHES,
+    rank: int = 0,
+    world_size: int = 1,
+) -> LabelReport:
+    """Stores the teacher's values for every text of the splits that the store does not hold yet.
+
+    batch_rows: texts a call of the teacher; part_batches: such batches a part (at most that much is redone after a kill).
+    rank, world_size: this process labels its share of the parts; the shares do not depend on what is already there.
+    Memory: about 50 bytes a text; the texts themselves are read batch by batch.
+    Raises InputError if the teacher lacks values for some texts, or gives NaN, +inf or a wrong shape.
+    """
+    wall, cpu = time.monotonic(), time.process_time()
+    place = f"teacher {teacher.source}, task {teacher.task.name}"
+    texts = Texts.of(splits)
+    _all_answered(teacher, texts, place)
+    missing = store.missing(texts.ids)
+    already = len(texts) - int(missing.sum())
+    if already and not teacher.reusable:
+        _same_as_stored(teacher, texts.only(~missing), store, place)
+
+    part_rows = batch_rows * part_batches
+    share = (np.arange(len(texts)) // part_rows % world_size)[
+        missing
+    ]  # by place in the whole order, not in what is left
+    todo = texts.only(missing)
+    floored_before, labelled = store.floored, 0
+    with track(f"label {teacher.task.name}", int((share == rank).sum())) as advance:
+        for start in range(0, len(todo), part_rows):
+            if share[start] != rank:
+                continue
+            stop = min(start + part_rows, len(todo))
+            batches = []
+            for at in range(start, stop, batch_rows):
+                chosen = slice(at, min(at + batch_rows, stop))
+                batches.append(teacher_values(teacher, todo.examples(chosen), place))
+                advance(len(batches[-1]))
+            ids = todo.ids[start:stop]
+            store.write(part_name(ids), ids, np.concatenate(batches))
+            labelled += stop - start
+    floored = store.floored - floored_before
+    if floored:
+        log.info("%s: %d log-probabilities below log 1e-7 were raised to it", place, floored)
+    return LabelReport(
+        len(texts), labelled, already, floored, time.monotonic() - wall, time.process_time() - cpu
+    )  # fmt: skip
+
+
+def part_name(ids: np.ndarray) -> str:
+    """The name of the part that holds these ids: two processes that label the same texts write the same file."""
+    return blake2b(np.ascontiguousarray(ids, "S16").tobytes(), digest_size=8).hexdigest()
+
+
+def teacher_values(teacher: Teacher, examples: Sequence[Example], place: str) -> np.ndarray:
+    """The teacher's values for examples, (rows, outputs) float32, of the right shape. Raises InputError if not."""
+    try:
+        values = np.asarray(teacher.logits(examples), dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(place, f"`logits` failed on a batch of {len(examples)} rows: {error}") from error
+    wanted = (len(examples), teacher.task.outputs)
+    if values.shape != wanted:
+        raise InputError(
+            place, f"`logits` gave an array of shape {values.shape} where {wanted} (rows, outputs) belongs"
+        )
+    return values
+
+
+def _all_answered(teacher: Teacher, texts: Texts, place: str) -> None:
+    if teacher.partial:
+        return
+    silent = ~teacher.answers(texts.ids)
+    if silent.any():
+        example = texts.examples(np.flatnonzero(silent)[:1])[0]
+        raise InputError(
+            place,
+            f"has no values for {int(silent.sum())} of {len(texts)} texts, such as {shortened(example.text)} "
+            f"(id {id_hex(texts.ids[silent.argmax()])})",
+            "label them too, or set `partial: true`: rows without values then learn from gold labels alone",
+        )
+
+
+def _same_as_stored(teacher: Teacher, held: Texts, store: LabelStore, place: str) -> None:
+    """Labels 32 stored rows again: a teacher whose fingerprint vouches for nothing may have changed."""
+    chosen = np.unique(np.linspace(0, len(held) - 1, CHECK_ROWS).astype(np.int64))
+    again = teacher_values(teacher, held.examples(chosen), place)
+    stored = store.read(held.ids[chosen])
+    tolerance = 1e-2 if store.dtype == "float16" else 1e-4
+    lowest = -16.2 if store.kind == "logprobs" else -np.inf
+    same = np.isclose(np.maximum(again, lowest), stored, rtol=tolerance, atol=tolerance, equal_nan=True).all(1)
+    if not same.all():
+        example = held.examples(chosen[~same][:1])[0]
+        raise InputError(
+            place,
+            f"gives other values for {int((~same).sum())} of {len(chosen)} texts than it did before, such as for "
+            f"{shortened(example.text)}",
+            f"give it a `version` that changes when it does, or delete {store.folder}",
+        )
+
+
+def shortened(text: str) -> str:
+    """The start of a text, in quotes, for a message."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")

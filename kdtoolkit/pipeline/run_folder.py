@@ -1,0 +1,138 @@
+"""The run folder: names that other programs rely on, and what is done so far. Imports no torch."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import InputError, WorkError
+from ..files import atomic_folder, cannot_write, read_json, write_json, write_text
+from ..recipe import Recipe
+from ..recipe.load import load_recipe, resolved_yaml
+
+STATE = "run.json"
+
+
+class RunFolder:
+    """`runs/NAME`: recipe.yaml, teacher/, student/, results.json, tensorboard/, checkpoints/, log.txt; data/ is work."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path, self.recipe = path, recipe
+        self.data = path / "data"
+        self.teacher = path / "teacher"
+        self.student = path / "student"
+        self.gold_only = path / "gold_only"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self.results = path / "results.json"
+        self.log = path / "log.txt"
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, recipe: Recipe, out: Path) -> RunFolder:
+        """Makes the folder and recipe.yaml in one atomic step; an existing folder is accepted if it is this run."""
+        if out.exists():
+            if not (out / STATE).is_file():
+                raise InputError(str(out), "exists and is not a run of kdtoolkit", "choose another folder with --out")
+            run = cls.open(out)
+            if run.recipe != recipe:
+                raise InputError(
+                    str(out), f"holds another run ({_difference(run.recipe, recipe)})", "choose another folder with --out"
+                )
+            return run
+        try:
+            with atomic_folder(out) as temporary:
+                write_text(temporary / "recipe.yaml", versions_comment() + resolved_yaml(recipe))
+                write_json(temporary / STATE, {"schema": 1, "stages": {}, "versions": versions()})
+        except OSError as error:
+            raise cannot_write(out, error) from error
+        return cls(out, recipe)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run in an existing folder."""
+        if not path.exists():
+            raise InputError(str(path), "does not exist", "give the folder of a run, such as runs/demo")
+        if not (path / STATE).is_file() or not (path / "recipe.yaml").is_file():
+            raise InputError(str(path), "is no run of kdtoolkit (it has no recipe.yaml and run.json)")
+        return cls(path, load_recipe(path / "recipe.yaml"))
+
+    def state(self) -> dict[str, Any]:
+        """What run.json says."""
+        return read_json(self.path / STATE)
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage left, or None if it is not finished."""
+        return self.state()["stages"].get(stage)
+
+    def finish(self, stage: str, facts: Mapping[str, Any]) -> None:
+        """Records that a stage is finished, with its facts (seconds, rows)."""
+        state = self.state()
+        state["stages"][stage] = dict(facts)
+        write_json(self.path / STATE, state)
+
+    def lock(self) -> None:
+        """Keeps a second process out of this run for as long as this process lives."""
+        try:
+            self._lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.unlock()
+            raise WorkError(f"{self.path}: another process is working on this run; wait for it or stop it") from error
+
+    def unlock(self) -> None:
+        """Lets other processes in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def new_folder(name: str, parent: Path = Path("runs")) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on where that exists."""
+    path, number = parent / name, 1
+    while path.exists():
+        number += 1
+        path = parent / f"{name}-{number}"
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers of a run."""
+    found = {"kdtoolkit": __version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", "accelerate", "sentencepiece", "numpy", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def versions_comment() -> str:
+    """The first line of recipe.yaml."""
+    parts = ", ".join(f"{name} {number}" for name, number in versions().items())
+    return f"# Written by kdtoolkit on {time.strftime('%Y-%m-%d')}: every default is spelled out. {parts}\n"
+
+
+def _difference(old: Recipe, new: Recipe) -> str:
+    before, after = old.model_dump(by_alias=True), new.model_dump(by_alias=True)
+    return _first_difference(before, after) or "the recipes differ"
+
+
+def _first_difference(before: Any, after: Any, place: str = "") -> str | None:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in [*before, *(k for k in after if k not in before)]:
+            found = _first_difference(before.get(key), after.get(key), f"{place}.{key}".lstrip("."))
+            if found:
+                return found
+        return None
+    return None if before == after else f"{place} is {before!r} there, {after!r} here"

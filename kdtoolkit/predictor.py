@@ -1,0 +1,175 @@
+"""Predicts with a trained student: text in, labels with calibrated probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .data.collate import Collator
+from .errors import InputError, did_you_mean
+from .student_folder import WEIGHTS, StudentConfig, load_student, read_config
+from .tasks import Task
+from .training import StudentModel
+
+Text = str | tuple[str, str] | Mapping[str, str]
+
+BATCH_TEXTS = 256
+"""Rows that are sorted by length together; a forward pass takes at most BATCH_TOKENS tokens of them."""
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """label: the likeliest label's name; a number for regression; a list of names for multilabel.
+
+    probabilities: by label name, at the task's fitted temperature; None for regression.
+    """
+
+    label: str | float | list[str]
+    probabilities: dict[str, float] | None
+
+
+class Predictor:
+    """A loaded student. `predict` takes texts, pairs or mappings; nothing of the teacher is needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model, self.config, self.tokenizer = load_student(folder)
+        self.tasks: dict[str, Task] = {task.name: task for task in self.config.tasks}
+        self._positions = {name: position for position, name in enumerate(self.tasks)}
+        self._collator = Collator.for_texts(
+            self.config.tasks, self.tokenizer, pairs=self.model.student.pairs, max_tokens=self.config.max_tokens
+        )
+        self._refined: dict[str, StudentModel] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digits of weights, tokenizer and config."""
+        digest = blake2b(digest_size=16)
+        for path in sorted(self.folder.iterdir()):
+            if path.is_file() and path.name != "README.md" and not path.name.startswith("."):
+                digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        return digest.hexdigest()
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, heads included."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights file."""
+        return (self.folder / WEIGHTS).stat().st_size
+
+    def task(self, name: str | None) -> Task:
+        """The task called `name`; None is allowed where there is only one."""
+        if name is None:
+            if len(self.tasks) > 1:
+                raise InputError("task", "the student has several tasks", f"say which: {', '.join(self.tasks)}")
+            return next(iter(self.tasks.values()))
+        from .tasks import canonical_name
+
+        for candidate in (name, canonical_name(name)):
+            if candidate in self.tasks:
+                return self.tasks[candidate]
+        raise InputError("task", f"the student has no task '{name}'", did_you_mean(name, self.tasks))
+
+    def predict(self, texts: Sequence[Text], task: str | None = None) -> list[Prediction]:
+        """One prediction a text, in order. texts: str, (first, second), or a mapping with the task's text columns."""
+        asked = self.task(task)
+        logits = self.predict_logits(texts, task=asked.name)
+        if asked.kind == "regression":
+            return [Prediction(float(value), None) for value in logits[:, 0]]
+        scaled = logits.astype(np.float64) / self.config.temperature.get(asked.name, 1.0)
+        if asked.kind == "multilabel":
+            shares = 1.0 / (1.0 + np.exp(-scaled))
+            return [
+                Prediction(
+                    [n for n, p in zip(asked.labels, row) if p > 0.5], dict(zip(asked.labels, map(float, row)))
+                )
+                for row in shares
+            ]
+        powers = np.exp(scaled - scaled.max(1, keepdims=True))
+        shares = powers / powers.sum(1, keepdims=True)
+        return [
+            Prediction(asked.labels[int(row.argmax())], dict(zip(asked.labels, map(float, row)))) for row in shares
+        ]
+
+    def predict_logits(self, texts: Sequence[Text], task: str | None = None) -> np.ndarray:
+        """Raw outputs, (rows, outputs) float32: logits, or values in the units of the labels for regression."""
+        asked = self.task(task)
+        pairs = [_two_texts(text, asked, number) for number, text in enumerate(texts)]
+        outputs = np.zeros((len(pairs), asked.outputs), dtype=np.float32)
+        model = self._model_of(asked.name)
+        for start in range(0, len(pairs), BATCH_TEXTS):
+            self._forward(model, asked, pairs[start : start + BATCH_TEXTS], outputs[start : start + BATCH_TEXTS])
+        if asked.kind == "regression":
+            mean, deviation = self.config.scaling.get(asked.name, (0.0, 1.0))
+            outputs = outputs * np.float32(deviation) + np.float32(mean)
+        return outputs
+
+    def _forward(
+        self, model: StudentModel, task: Task, pairs: Sequence[tuple[str, str | None]], outputs: np.ndarray
+    ) -> None:
+        first = self.tokenizer.encode_batch([text for text, _ in pairs])
+        second = self.tokenizer.encode_batch([text or "" for _, text in pairs]) if task.pair else None
+        lengths = np.array([len(p) for p in first]) + (np.array([len(p) for p in second]) if second else 0)
+        order = np.argsort(lengths, kind="stable")
+        position, start = self._positions[task.name], 0
+        with torch.inference_mode():
+            while start < len(order):
+                # Sorted ascending, so the last row of a slice is its longest: grow while the padded size fits.
+                stop = start + 1
+                while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= BATCH_TOKENS:
+                    stop += 1
+                rows = order[start:stop]
+                batch = self._collator.batch_of(
+                    position, [first[r] for r in rows], [second[r] for r in rows] if second else None
+                )
+                outputs[rows] = model(batch).outputs[:, : task.outputs].float().numpy()
+                start = stop
+
+    def _model_of(self, task: str) -> StudentModel:
+        if task not in self.config.refined:
+            return self.model
+        if task not in self._refined:
+            self._refined[task] = load_student(self.folder, refined=task)[0]
+        return self._refined[task]
+
+
+def load(path: str | Path) -> Predictor:
+    """The student of a run (`runs/NAME`) or of a student folder."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(str(path), "does not exist", "give the folder of a finished run, such as runs/demo")
+    folder = path / "student" if (path / "student").is_dir() else path
+    read_config(folder)
+    return Predictor(folder)
+
+
+def _two_texts(text: Text, task: Task, number: int) -> tuple[str, str | None]:
+    place = f"text {number}"
+    if isinstance(text, Mapping):
+        names = task.text or (("sentence1", "sentence2") if task.pair else ("text",))
+        absent = [name for name in names if name not in text]
+        if absent:
+            raise InputError(place, f"has no '{absent[0]}'", f"the columns of '{task.name}' are {', '.join(names)}")
+        values = [str(text[name]) for name in names]
+        return values[0], values[1] if len(values) > 1 else None
+    if isinstance(text, str):
+        if task.pair:
+            raise InputError(place, f"task '{task.name}' reads two texts, received one", "give (first, second)")
+        return text, None
+    if not isinstance(text, Sequence) or len(text) != 2 or not task.pair:
+        expected = "(first, second)" if task.pair else "a string"
+        raise InputError(place, f"task '{task.name}' expects {expected}, received {type(text).__name__}")
+    return str(text[0]), str(text[1])
+
+
+__all__ = ["Prediction", "Predictor", "StudentConfig", "load"]

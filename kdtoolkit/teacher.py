@@ -1,0 +1,92 @@
+"""The contract of a teacher: text in, one row of values an example out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from .example import Example
+from .tasks import Task
+
+if TYPE_CHECKING:
+    from .data.rows import Rows
+
+OutputKind = Literal["logits", "logprobs", "values"]
+
+
+class Teacher(ABC):
+    """Anything that gives values for text. Subclass it and write `logits` and `fingerprint`.
+
+    A teacher works on text, so its tokenizer and the student's never need to agree. It is built as
+    `Class(source, task, **options)`: `source` is the recipe's name of it (a path, a hub id, "module:function"), `task`
+    the one task it answers for, with its label names in class order, and the options are the recipe's other keys.
+    """
+
+    joint: ClassVar[bool] = False
+    """Whether one model answers for all tasks; then the teach stage calls `fine_tune_jointly` once for all."""
+
+    def __init__(self, source: str, task: Task, **options: Any) -> None:
+        self.source, self.task = source, task
+        if options:
+            raise TypeError(f"{type(self).__name__}: unknown option{'s' * (len(options) > 1)} {', '.join(options)}")
+
+    @abstractmethod
+    def logits(self, examples: Sequence[Example]) -> np.ndarray:
+        """Values for each example, (rows, task.outputs) float32, columns in the order of `task.labels`.
+
+        What they are is said by `kind`. If `partial`, a row may be NaN throughout: the teacher says nothing about it.
+        """
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digits that change whenever an output could: weights, tokenizer, label map, max length, dtype, version."""
+
+    @property
+    def kind(self) -> OutputKind:
+        """logits | logprobs (classification, usable at temperature 1 only) | values (regression)."""
+        return "values" if self.task.kind == "regression" else "logits"
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the fingerprint vouches for the outputs; if not, labels stay in the run and 32 rows are compared."""
+        return True
+
+    @property
+    def partial(self) -> bool:
+        """Whether it may say nothing about an example, by a row of NaN; otherwise NaN is an error."""
+        return False
+
+    def answers(self, ids: np.ndarray) -> np.ndarray:
+        """Which texts, by id (n,) S16, it has values for: (n,) bool. Only a teacher of stored values lacks any."""
+        return np.ones(len(ids), bool)
+
+    @property
+    def ready(self) -> bool:
+        """Whether `logits` can be called now; if not, the teach stage calls `fine_tune` first."""
+        return True
+
+    def fine_tune(self, rows: Rows, folder: Path, *, seed: int, **options: Any) -> None:
+        """Trains on the gold labels of `rows` and saves into `folder`; restarted, it resumes what it finds there."""
+        raise TypeError(f"{type(self).__name__} cannot be fine-tuned")
+
+    def fine_tune_jointly(
+        self, tasks: Mapping[str, Task], rows: Mapping[str, Rows], folder: Path, *, seed: int
+    ) -> None:
+        """Trains one model on the gold labels of several tasks and saves into `folder`; restarted, it resumes."""
+        raise TypeError(f"{type(self).__name__} cannot be fine-tuned jointly")
+
+    def parameters(self) -> int | None:
+        """Number of parameters, for the table; None if that means nothing here."""
+        return None
+
+    def bytes(self) -> int | None:
+        """Size of the weights in bytes, for the table; None if that means nothing here."""
+        return None
+
+    def close(self) -> None:
+        """Releases what the teacher holds (weights, files); it is not called again after this."""

@@ -1,0 +1,166 @@
+"""The training loop. It reads from top to bottom; teachers, students and baselines are all trained by it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import nn
+
+from ..errors import InputError, WorkError
+from ..files import atomic_file
+from ..progress import track
+from ..recipe.schema import Optimizer as OptimizerSection
+from ..recipe.schema import Train
+from . import checkpoint
+from .board import Board
+from .meter import Meter
+from .optimizer import build_optimizer, learning_rate_factor, set_learning_rate
+from .randomness import reseed
+
+if TYPE_CHECKING:
+    from ..data.batch_plan import BatchPlan
+    from ..data.collate import Batch
+    from ..objectives import DistillationObjective
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a call of `fit` did. rows: row visits; first_step: where it resumed (0: from the start)."""
+
+    steps: int
+    first_step: int
+    rows: int
+    seconds: float
+    cpu_seconds: float
+    best_step: int | None = None
+
+
+def fit(
+    model: nn.Module,
+    collate: Callable[[np.ndarray], Batch],
+    plan: BatchPlan,
+    objective: DistillationObjective,
+    *,
+    optimizer: OptimizerSection,
+    train: Train,
+    seed: int,
+    checkpoints: Path | None,
+    board: Board | None = None,
+    parameter_groups: list[dict[str, Any]] | None = None,
+    description: str = "training",
+    score: Callable[[nn.Module], float] | None = None,
+) -> FitReport:
+    """Trains `model` in place for `plan.steps` optimizer steps.
+
+    Resumes from the newest checkpoint in `checkpoints` and then gives, bit for bit, the weights of a run that never
+    stopped (same threads, same number of processes). Whatever is random in a step depends on (seed, step, micro-step,
+    rank) alone. score: a figure to maximise on held-out rows; with `train.select` the best weights are kept.
+    Raises WorkError when the loss is not finite.
+    """
+    if train.select is not None and score is None:
+        raise InputError("train.select", "there are no held-out rows to select on", "raise evaluate.calibration_rows")
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
+    if device.type == "cpu":
+        torch.set_num_threads(train.threads or 1)
+    model.to(device)
+    tuned = build_optimizer(model, optimizer, parameter_groups)
+    state = checkpoint.restore(checkpoints, model, tuned) if checkpoints else None
+    first_step = state["step"] if state else 0
+    best = _Best(checkpoints, state)
+    wrapped = accelerator.prepare_model(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    board = board or Board(None)
+    board.resume_at(first_step)
+    meter = Meter(objective.tasks)
+    started, cpu_started, rows_seen = time.perf_counter(), time.process_time(), 0
+
+    wrapped.train()
+    with track(description, plan.steps - first_step, "steps") as advance:
+        for step in range(first_step, plan.steps):
+            window = plan.window(step, rank, world_size)  # this rank's micro-batches of the global window
+            for micro, row_numbers in enumerate(window.batches):
+                reseed(seed, step, micro, rank)  # so that a resumed step is the same step
+                batch = collate(row_numbers).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+                    outputs, start, count = wrapped(batch)
+                result = objective(outputs.float(), start, count, batch, step)  # nats, summed over rows
+                # The same gradient however the window was cut, and over however many processes.
+                accelerator.backward(result.loss * (world_size / window.planned_rows))
+                meter.add(result)
+            if optimizer.max_norm is not None:
+                meter.gradient_norm = accelerator.clip_grad_norm_(parameters, optimizer.max_norm)
+            factor = learning_rate_factor(step, plan.steps, optimizer)
+            set_learning_rate(tuned, factor)
+            tuned.step()
+            tuned.zero_grad(set_to_none=True)
+            rows_seen += window.planned_rows
+            advance(1)
+            checkpoint_due = checkpoints is not None and _due(step, train.checkpoint_every_steps, plan.steps)
+            if checkpoint_due or _due(step, train.log_every_steps, plan.steps):
+                values = meter.take()
+                if not values.pop("finite"):
+                    raise WorkError(_not_finite(description, step, checkpoints))
+                values["learning_rate"] = optimizer.learning_rate * factor
+                board.scalars({**values, **objective.values(step)}, step + 1)
+            if train.select is not None and score is not None and _due(step, train.select.every_steps, plan.steps):
+                wrapped.eval()
+                figure = score(model)
+                wrapped.train()
+                board.scalars({"held_out/score": figure}, step + 1)
+                best.offer(figure, step + 1, model)
+            if checkpoint_due and checkpoints is not None:
+                if accelerator.is_main_process:
+                    checkpoint.save(checkpoints, step + 1, model, tuned, best.state())
+                board.flush()
+    wrapped.eval()
+    best.restore(model)
+    return FitReport(
+        steps=plan.steps,
+        first_step=first_step,
+        rows=rows_seen,
+        seconds=time.perf_counter() - started,
+        cpu_seconds=time.process_time() - cpu_started,
+        best_step=best.step,
+    )
+
+
+def _due(step: int, every: int | None, steps: int) -> bool:
+    return every is not None and ((step + 1) % every == 0 or step + 1 == steps)
+
+
+def _not_finite(description: str, step: int, checkpoints: Path | None) -> str:
+    text = f"{description}: the loss is not finite near step {step + 1}; lower optimizer.learning_rate or set max_norm"
+    return text + (f" (the last good state is in {checkpoints})" if checkpoints else "")
+
+
+class _Best:
+    """The best weights so far, by a figure on held-out rows; part of the checkpoint, so that it resumes with it."""
+
+    def __init__(self, folder: Path | None, state: dict[str, Any] | None) -> None:
+        self.folder = folder
+        self.figure: float | None = state.get("best_figure") if state else None
+        self.step: int | None = state.get("best_step") if state else None
+
+    def offer(self, figure: float, step: int, model: nn.Module) -> None:
+        if self.folder is not None and (self.figure is None or figure > self.figure):
+            self.figure, self.step = figure, step
+            # One file per step: a run killed before its next checkpoint still finds the file of its last one.
+            with atomic_file(self.folder / f"best-{step}.safetensors") as temporary:
+                save_file(checkpoint.weights(model), temporary)
+
+    def state(self) -> dict[str, Any]:
+        return {"best_figure": self.figure, "best_step": self.step}
+
+    def restore(self, model: nn.Module) -> None:
+        if self.folder is not None and self.step is not None:
+            path = self.folder / f"best-{self.step}.safetensors"
+            checkpoint.load_weights(model, checkpoint.read_tensors(path), str(path))

@@ -1,0 +1,54 @@
+"""Sums of what the loop logs, kept on the device so that logging costs no synchronisation per step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..tasks import Task
+
+if TYPE_CHECKING:
+    from ..objectives import ObjectiveResult
+
+
+class Meter:
+    """Per-task soft and gold parts (nats a row), gradient norm and rows per second since the last `take`."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = tasks
+        self.gradient_norm: Tensor | float | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums: Tensor | None = None
+        self._loss: Tensor | None = None
+        self._since = time.perf_counter()
+
+    def add(self, result: ObjectiveResult) -> None:
+        """Adds the parts of one micro-batch."""
+        parts = torch.stack([result.soft, result.hard, result.rows])  # (3, tasks)
+        self._sums = parts if self._sums is None else self._sums + parts
+        loss = result.loss.detach()
+        self._loss = loss if self._loss is None else self._loss + loss
+
+    def take(self) -> dict[str, float]:
+        """The values since the last call, by TensorBoard tag; "finite" is 0.0 if the loss was not."""
+        values = {"finite": 1.0}
+        if self._sums is not None and self._loss is not None:
+            soft, hard, rows = self._sums.cpu().tolist()
+            total, loss = sum(rows), float(self._loss)
+            values["finite"] = float(loss == loss and abs(loss) != float("inf"))
+            values["loss/all"] = loss / max(total, 1.0)
+            values["rows_per_second"] = total / max(time.perf_counter() - self._since, 1e-9)
+            for task, soft_sum, hard_sum, count in zip(self.tasks, soft, hard, rows):
+                if count:
+                    values[f"loss_soft/{task.name}"] = soft_sum / count
+                    values[f"loss_gold/{task.name}"] = hard_sum / count
+        if self.gradient_norm is not None:
+            values["gradient_norm"] = float(self.gradient_norm)
+        self._clear()
+        return values
