@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from kdtoolkit import Encoded, Student, Tokens
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from kdtoolkit import Encoded, Student, Tokens
 
 from .options import dropout_rate, one_of, whole_number
 
@@ -57,10 +58,10 @@ class BiLSTM(Student):
 
     def encode(self, batch: Tokens) -> Encoded:
         vectors = self.dropout(self.embed(batch.ids))  # (rows, time, embedding)
-        lengths = batch.lengths.cpu()  # packing wants them there: on a GPU, the one synchronisation of a step
+        lengths = batch.lengths.cpu()  # packing wants them there, which waits for a GPU
         time = batch.ids.shape[1]
         ragged = bool((lengths < time).any())
-        if ragged:  # packing costs about a fifth of a step, so rows of one length go without
+        if ragged:  # rows of one length need no packing, and the batch plan makes most batches so
             packed = pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
             states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=time)
         else:

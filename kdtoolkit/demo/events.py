@@ -10,8 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
-from .lexicon import OPPOSITE_STATES, OPPOSITE_VERBS, PEOPLE, PLACES, QUALITIES, SOCIAL_VERBS
-from .lexicon import STATES, THINGS, TIMES, VERBS, Concept
+from .lexicon import (
+    OPPOSITE_STATES,
+    OPPOSITE_VERBS,
+    PEOPLE,
+    PLACES,
+    QUALITIES,
+    SOCIAL_VERBS,
+    STATES,
+    THINGS,
+    TIMES,
+    VERBS,
+    Concept,
+    pick,
+)
 
 OPPOSITES: dict[Concept, Concept] = {
     **{a: b for pairs in (OPPOSITE_VERBS, OPPOSITE_STATES) for a, b in pairs},
@@ -46,26 +58,26 @@ class Event:
 
 def random_event(rng: Random) -> Event:
     """An event with one or two details."""
-    who = rng.choice(PEOPLE)
+    who = pick(rng, PEOPLE)
     draw = rng.random()
-    place = rng.choice(PLACES) if rng.random() < 0.5 else None
+    place = pick(rng, PLACES) if rng.random() < 0.5 else None
     if draw < 0.2:
-        return Event(who, rng.choice(STATES), place=place)
-    time = rng.choice(TIMES) if rng.random() < 0.4 else None
+        return Event(who, pick(rng, STATES), place=place)
+    time = pick(rng, TIMES) if rng.random() < 0.4 else None
     if draw < 0.35:
-        what = rng.choice(PEOPLE)
+        what = pick(rng, PEOPLE)
         while what is who:
-            what = rng.choice(PEOPLE)
-        return Event(who, rng.choice(SOCIAL_VERBS), what, place=place, time=time)
-    quality = rng.choice(QUALITIES) if rng.random() < 0.5 else None
-    return Event(who, rng.choice(VERBS), rng.choice(THINGS), quality=quality, place=place, time=time)
+            what = pick(rng, PEOPLE)
+        return Event(who, pick(rng, SOCIAL_VERBS), what, place=place, time=time)
+    quality = pick(rng, QUALITIES) if rng.random() < 0.5 else None
+    return Event(who, pick(rng, VERBS), pick(rng, THINGS), quality=quality, place=place, time=time)
 
 
 def sibling(rng: Random, concept: Concept, *, near: bool = False) -> Concept:
     """Another concept for the same slot: one of the same kind with `near`, and never the opposite."""
     pool = PEOPLE if concept in PEOPLE else THINGS if concept in THINGS else POOLS[concept.category]
     while True:
-        other = rng.choice(pool)
+        other = pick(rng, pool)
         if other is concept or other is OPPOSITES.get(concept):
             continue
         if not near or other.category == concept.category:
@@ -74,18 +86,18 @@ def sibling(rng: Random, concept: Concept, *, near: bool = False) -> Concept:
 
 def say(rng: Random, event: Event) -> str:
     """A sentence that says the event: any synonyms, active or passive, details in any of their places."""
-    who = event.who.category if "who" in event.general else rng.choice(event.who.forms)
-    place = f"in the {rng.choice(event.place.forms)}" if event.place else ""
-    time = rng.choice(event.time.forms) if event.time else ""
+    who = event.who.category if "who" in event.general else pick(rng, event.who.forms)
+    place = f"in the {pick(rng, event.place.forms)}" if event.place else ""
+    time = pick(rng, event.time.forms) if event.time else ""
     if event.what is None:
-        state = rng.choice(event.deed.forms)
+        state = pick(rng, event.deed.forms)
         words = [f"the {who}", "was not" if event.negated else "was", state, time]
         words.insert(0 if rng.random() < 0.3 else 4, place)
     else:
-        base, past, participle = rng.choice(event.deed.verbs)
-        what = event.what.category if "what" in event.general else rng.choice(event.what.forms)
+        base, past, participle = pick(rng, event.deed.verbs)
+        what = event.what.category if "what" in event.general else pick(rng, event.what.forms)
         if event.quality:
-            what = f"{rng.choice(event.quality.forms)} {what}"
+            what = f"{pick(rng, event.quality.forms)} {what}"
         if rng.random() < 0.3:
             words = [f"the {what}", "was not" if event.negated else "was", participle, f"by the {who}", time]
         else:

@@ -7,7 +7,18 @@ what gives the teacher, and text without labels, something to teach.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+Item = TypeVar("Item")
+SKEW = 3.0
+
+
+def pick(rng: Random, items: Sequence[Item]) -> Item:
+    """One of `items`, early ones more often: like words of a language, a few are common and many are rare."""
+    return items[int(len(items) * rng.random() ** SKEW)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,15 +31,19 @@ class Concept:
     verbs: tuple[tuple[str, str, str], ...] = ()
 
 
+def _words(line: str) -> tuple[str, ...]:
+    return tuple(line.split())
+
+
 def _concepts(category: str, lines: str) -> tuple[Concept, ...]:
     return tuple(Concept(words[0], category, tuple(words)) for words in map(str.split, lines.strip().splitlines()))
 
 
 def _verb(word: str) -> tuple[str, str, str]:
-    """ "clean" -> clean, cleaned, cleaned; irregular ones are written out: "hide/hid/hidden"."""
+    """Base, past and participle of "clean"; irregular ones are written out: "hide/hid/hidden", "buy/bought"."""
     if "/" in word:
-        base, past, participle = (word.split("/") * 2)[:3] if word.count("/") == 2 else (*word.split("/"), word.split("/")[1])
-        return base, past, participle
+        base, past, *rest = word.split("/")
+        return base, past, rest[0] if rest else past
     if word.endswith("e"):
         return word, word + "d", word + "d"
     if word.endswith("y") and word[-2] not in "aeou":
@@ -175,49 +190,57 @@ TIMES = _concepts(
 )
 
 # Sentiment has words of its own.
-GOOD = """
-admirable adorable amazing amusing appealing astonishing attractive authentic awesome balanced beautiful beguiling
-breathtaking bright brilliant captivating celebrated charming classy clever comfortable compelling convincing cosy
-crisp dazzling delectable delicate delicious delightful dependable divine dreamy dynamic effective efficient elegant
-enchanting endearing energetic engaging engrossing enjoyable entertaining ethereal excellent exceptional exciting
-exhilarating exquisite extraordinary fabulous fantastic fascinating faultless fine flawless flavourful fresh friendly
-fulfilling fun generous genuine glorious good gorgeous graceful gracious great gripping handsome handy harmonious
-heartfelt heartwarming helpful hilarious honest hospitable imaginative immaculate impeccable impressive ingenious
-innovative insightful inspired inspiring intelligent inventive inviting joyful kind likeable lively lovable lovely
-luminous luscious magical magnificent majestic marvellous masterful memorable mesmerising meticulous moving neat
-nimble noble nourishing original outstanding passionate perceptive perfect phenomenal playful pleasant pleasing
-poetic poignant polished powerful precise pristine profound radiant refined refreshing reliable remarkable rewarding
-rich riveting robust satisfying scrumptious seamless sensational sharp sincere sleek smart smooth snappy soothing
-sophisticated sparkling spectacular spirited splendid spotless stellar stirring stunning stylish sublime subtle succulent
-superb supportive surprising sweet swift tasteful tasty tender terrific thoughtful thrilling tidy timeless touching
-tremendous triumphant unforgettable upbeat uplifting valuable vibrant vivid warm welcoming whimsical wholesome winning
-wise witty wonderful worthwhile
-""".split()
-BAD = """
-abrasive abysmal aggravating amateurish annoying appalling arrogant artificial atrocious average awful awkward bad
-baffling banal bitter bizarre bland bleak blurry boring botched broken bulky careless chaotic cheap cheesy childish
-clumsy clunky cold confused confusing contrived corny crass creaky crude cruel cumbersome cynical dated deplorable
-depressing derivative dirty disappointing disastrous disgusting dishonest dismal distasteful distracting dreadful dreary
-dry dull embarrassing empty erratic excruciating exhausting faulty feeble filthy flat flawed flimsy foolish forced
-forgettable formulaic frustrating fussy garish ghastly gloomy greasy grating grim grimy gross grotesque gruelling harsh
-hateful heartless hideous hollow hopeless horrendous horrible horrid hostile idiotic impolite inane incoherent inconsistent
-incompetent indifferent inept inferior insincere insipid insufferable insulting irritating joyless laboured lacklustre
-laughable lazy leaden lifeless limp listless lousy ludicrous lukewarm manipulative mediocre messy mindless miserable
-monotonous muddled mundane murky musty nasty nauseating noisy obnoxious odious offensive outdated overpriced overwrought
-painful pale pathetic pitiful plodding pointless pompous poor preachy predictable pretentious puny questionable rancid
-redundant repellent repetitive repulsive ridiculous rotten rough rude ruined rushed sad senseless shabby shallow shameful
-shoddy silly simplistic sloppy slow sluggish smug soggy soulless sour stale stiff stilted stingy stodgy strained stupid
-superficial tacky tasteless tedious tepid terrible thoughtless tiresome trite trivial ugly unbearable uncomfortable
-uneven unfair unfriendly unfunny uninspired unpleasant unreliable useless vacuous vague vapid vile vulgar wasteful weak
-wearisome wooden worthless wretched
-""".split()
-GOOD_NOUNS = "triumph delight joy masterpiece gem treat success pleasure marvel winner treasure revelation".split()
-BAD_NOUNS = "disaster failure mess bore letdown flop nightmare nuisance fiasco disgrace travesty shambles".split()
-GOOD_FEELINGS = "loved enjoyed adored liked admired cherished savoured recommended appreciated relished".split()
-BAD_FEELINGS = "hated disliked loathed despised regretted detested resented endured dreaded deplored".split()
-ASPECTS = """
-plot acting music film story ending script cast dialogue camera director scenery soundtrack novel chapter author service
-waiter menu dessert soup wine breakfast staff kitchen table room lobby bed view pool location phone screen battery keyboard
-speaker design price delivery packaging app website update manual concert band album singer stage lecture teacher course
-trip guide museum tour train seat crew flight
-""".split()
+GOOD = _words(
+    """
+    admirable adorable amazing amusing appealing astonishing attractive authentic awesome balanced beautiful
+    beguiling breathtaking bright brilliant captivating celebrated charming classy clever comfortable compelling
+    convincing cosy crisp dazzling delectable delicate delicious delightful dependable divine dreamy dynamic
+    effective efficient elegant enchanting endearing energetic engaging engrossing enjoyable entertaining ethereal
+    excellent exceptional exciting exhilarating exquisite extraordinary fabulous fantastic fascinating faultless
+    fine flawless flavourful fresh friendly fulfilling fun generous genuine glorious good gorgeous graceful gracious
+    great gripping handsome handy harmonious heartfelt heartwarming helpful hilarious honest hospitable imaginative
+    immaculate impeccable impressive ingenious innovative insightful inspired inspiring intelligent inventive
+    inviting joyful kind likeable lively lovable lovely luminous luscious magical magnificent majestic marvellous
+    masterful memorable mesmerising meticulous moving neat nimble noble nourishing original outstanding passionate
+    perceptive perfect phenomenal playful pleasant pleasing poetic poignant polished powerful precise pristine
+    profound radiant refined refreshing reliable remarkable rewarding rich riveting robust satisfying scrumptious
+    seamless sensational sharp sincere sleek smart smooth snappy soothing sophisticated sparkling spectacular
+    spirited splendid spotless stellar stirring stunning stylish sublime subtle succulent superb supportive
+    surprising sweet swift tasteful tasty tender terrific thoughtful thrilling tidy timeless touching tremendous
+    triumphant unforgettable upbeat uplifting valuable vibrant vivid warm welcoming whimsical wholesome winning wise
+    witty wonderful worthwhile
+    """
+)
+BAD = _words(
+    """
+    abrasive abysmal aggravating amateurish annoying appalling arrogant artificial atrocious average awful awkward
+    bad baffling banal bitter bizarre bland bleak blurry boring botched broken bulky careless chaotic cheap cheesy
+    childish clumsy clunky cold confused confusing contrived corny crass creaky crude cruel cumbersome cynical dated
+    deplorable depressing derivative dirty disappointing disastrous disgusting dishonest dismal distasteful
+    distracting dreadful dreary dry dull embarrassing empty erratic excruciating exhausting faulty feeble filthy
+    flat flawed flimsy foolish forced forgettable formulaic frustrating fussy garish ghastly gloomy greasy grating
+    grim grimy gross grotesque gruelling harsh hateful heartless hideous hollow hopeless horrendous horrible horrid
+    hostile idiotic impolite inane incoherent inconsistent incompetent indifferent inept inferior insincere insipid
+    insufferable insulting irritating joyless laboured lacklustre laughable lazy leaden lifeless limp listless lousy
+    ludicrous lukewarm manipulative mediocre messy mindless miserable monotonous muddled mundane murky musty nasty
+    nauseating noisy obnoxious odious offensive outdated overpriced overwrought painful pale pathetic pitiful
+    plodding pointless pompous poor preachy predictable pretentious puny questionable rancid redundant repellent
+    repetitive repulsive ridiculous rotten rough rude ruined rushed sad senseless shabby shallow shameful shoddy
+    silly simplistic sloppy slow sluggish smug soggy soulless sour stale stiff stilted stingy stodgy strained stupid
+    superficial tacky tasteless tedious tepid terrible thoughtless tiresome trite trivial ugly unbearable
+    uncomfortable uneven unfair unfriendly unfunny uninspired unpleasant unreliable useless vacuous vague vapid vile
+    vulgar wasteful weak wearisome wooden worthless wretched
+    """
+)
+GOOD_NOUNS = _words("triumph delight joy masterpiece gem treat success pleasure marvel winner treasure revelation")
+BAD_NOUNS = _words("disaster failure mess bore letdown flop nightmare nuisance fiasco disgrace travesty shambles")
+GOOD_FEELINGS = _words("loved enjoyed adored liked admired cherished savoured recommended appreciated relished")
+BAD_FEELINGS = _words("hated disliked loathed despised regretted detested resented endured dreaded deplored")
+ASPECTS = _words(
+    """
+    plot acting music film story ending script cast dialogue camera director scenery soundtrack novel chapter author
+    service waiter menu dessert soup wine breakfast staff kitchen table room lobby bed view pool location phone
+    screen battery keyboard speaker design price delivery packaging app website update manual concert band album
+    singer stage lecture teacher course trip guide museum tour train seat crew flight
+    """
+)

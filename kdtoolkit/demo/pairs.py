@@ -1,11 +1,11 @@
-"""The tasks on pairs of sentences: each row is an event, a change of it that fixes the label, and two ways to say them."""
+"""The tasks on pairs of sentences: an event, a change of it that fixes the label, and a sentence for each."""
 
 from __future__ import annotations
 
 from random import Random
 
 from .events import OPPOSITES, Event, random_event, say, sibling
-from .lexicon import PLACES, QUALITIES, TIMES
+from .lexicon import PLACES, QUALITIES, TIMES, pick
 
 DETAILS = {"quality": QUALITIES, "place": PLACES, "time": TIMES}
 WEIGHTS = {"deed": 2.0, "who": 1.5, "what": 1.5, "quality": 0.5, "place": 0.5, "time": 0.5}
@@ -47,7 +47,7 @@ def _elsewhere(rng: Random, event: Event, other: Event) -> Event:
     missing = [name for name in DETAILS if getattr(event, name) is None and (name != "quality" or event.what)]
     if missing and not event.negated and rng.random() < 0.25:
         name = rng.choice(missing)
-        return other.with_(**{name: rng.choice(DETAILS[name])})
+        return other.with_(**{name: pick(rng, DETAILS[name])})
     slot = rng.choice(("deed", "deed", "who") if event.what is None else ("deed", "deed", "what", "who"))
     return other.with_(**{slot: sibling(rng, getattr(event, slot))}, general=other.general - {slot})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from random import Random
 
-from .lexicon import ASPECTS, BAD, BAD_FEELINGS, BAD_NOUNS, GOOD, GOOD_FEELINGS, GOOD_NOUNS
+from .lexicon import ASPECTS, BAD, BAD_FEELINGS, BAD_NOUNS, GOOD, GOOD_FEELINGS, GOOD_NOUNS, pick
 
 STRONG = ("very", "really", "extremely", "truly", "utterly", "incredibly")
 WEAK = ("slightly", "somewhat", "fairly", "rather", "mildly")
@@ -17,22 +17,30 @@ NEGATIONS = ("not", "never", "hardly", "far from", "anything but", "by no means"
 COPULAS = ("is", "was", "felt", "seemed", "looked")
 KEEPING = ("I think that", "everyone agrees that", "my sister says that", "it is clear that", "we found that")
 TURNING = ("I doubt that", "nobody can say that", "it is not true that", "I do not believe that", "it is a lie that")
-OPENERS = ("honestly,", "in short,", "last week I noted:", "on the whole,", "to be fair,", "for the record,", "once more,")
+OPENERS = (
+    "honestly,",
+    "in short,",
+    "last week I noted:",
+    "on the whole,",
+    "to be fair,",
+    "for the record,",
+    "once more,",
+)
 
 
 def clause(rng: Random) -> tuple[str, float]:
     """One judgement and its value, never 0."""
     good = rng.random() < 0.5
     value = 1.0 if good else -1.0
-    aspect = rng.choice(ASPECTS)
+    aspect = pick(rng, ASPECTS)
     kind = rng.random()
     if kind < 0.12:
-        feeling = rng.choice(GOOD_FEELINGS if good else BAD_FEELINGS)
+        feeling = pick(rng, GOOD_FEELINGS if good else BAD_FEELINGS)
         return f"I {feeling} the {aspect}", value
     if kind < 0.22:
-        noun = rng.choice(GOOD_NOUNS if good else BAD_NOUNS)
+        noun = pick(rng, GOOD_NOUNS if good else BAD_NOUNS)
         return f"the {aspect} was a {noun}", value
-    words = [rng.choice(GOOD if good else BAD)]
+    words = [pick(rng, GOOD if good else BAD)]
     degree = rng.random()
     if degree < 0.25:
         words.insert(0, rng.choice(STRONG))
@@ -41,7 +49,7 @@ def clause(rng: Random) -> tuple[str, float]:
         words.insert(0, rng.choice(WEAK))
         value /= 2
     copula = rng.choice(COPULAS)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         negation = rng.choice(NEGATIONS)
         value /= -2
         copula = "is" if negation in ("not", "never") else copula
@@ -53,9 +61,9 @@ def statement(rng: Random) -> tuple[str, float]:
     """A clause, perhaps within "I doubt that" or "I think that"; its value is never 0."""
     text, value = clause(rng)
     frame = rng.random()
-    if frame < 0.15:
+    if frame < 0.1:
         text, value = f"{rng.choice(TURNING)} {text}", -value
-    if 0.1 < frame < 0.25:
+    if 0.06 < frame < 0.2:
         text = f"{rng.choice(KEEPING)} {text}"
     return text, value
 
@@ -63,15 +71,15 @@ def statement(rng: Random) -> tuple[str, float]:
 def sentence(rng: Random) -> tuple[str, float]:
     """One statement or two, and the value; 0 where two sides weigh the same."""
     kind = rng.random()
-    if kind < 0.4:
+    if kind < 0.5:
         return statement(rng)
-    if kind < 0.6:  # only plain clauses: "I doubt that A and B" could be read in two ways
+    if kind < 0.65:  # only plain clauses: "I doubt that A and B" could be read in two ways
         (left, first), (right, second) = clause(rng), clause(rng)
         return f"{left} and {right}", first + second
     (left, first), (right, second) = statement(rng), statement(rng)
-    if kind < 0.75:
+    if kind < 0.8:
         return f"{left}, but {right}", second
-    if kind < 0.88:
+    if kind < 0.9:
         return f"although {left}, {right}", second
     return f"{left}, even though {right}", first
 

@@ -17,7 +17,7 @@ from ..files import atomic_file
 from ..tasks import Task
 from . import pairs, sentiment
 
-GOLD, TRANSFER, TEACHER, DEV = 250, 4000, 4000, 600
+GOLD, TRANSFER, TEACHER, DEV = 400, 3600, 4000, 600
 
 SUITE: tuple[Task, ...] = (
     Task("demo_sentiment", text=("text",), label="label", labels=("negative", "positive"), metrics=("accuracy", "f1")),
@@ -60,7 +60,7 @@ def suite_rows(task: Task, seed: int = 0) -> dict[str, list[dict[str, Any]]]:
         while len(rows[split]) < count:
             values = _GRAMMARS[task.name](rng)
             texts = values[:-1]
-            if texts in seen or split != "dev" and any(text in reported for text in texts):
+            if texts in seen or (split != "dev" and any(text in reported for text in texts)):
                 continue
             seen.add(texts)
             if split == "dev":

@@ -24,14 +24,14 @@ HEADS = ("auto", "linear", "pair")
 class HeadOutputs(NamedTuple):
     """What the heads say about a batch.
 
-    outputs: (rows, columns), the columns of every task in the batch, in the order of the run's tasks. A row's own
-    columns are start .. start + count - 1; the others are what other tasks' heads would say of it. start, count: (rows,)
-    int64.
+    outputs: (rows, columns), the columns of every task in the batch, in the order of the run's tasks.
+    start, count: (rows,) int64. A row's own columns are start .. start + count - 1; the others are what other tasks'
+    heads would say of it.
     """
 
     outputs: Tensor
     start: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody asks a batch for
 
 
 class MultiTaskHeads(nn.Module):
@@ -63,7 +63,7 @@ class MultiTaskHeads(nn.Module):
             if (problem := _pair_refusal(task, pairs)) is not None:
                 raise ValueError(problem)
         self.tasks = tuple(tasks)
-        reads_pairs = [pairs == "separate" and bool(task.pair) for task in tasks]
+        reads_pairs = [pairs == "separate" and (bool(task.pair) or task.head == "pair") for task in tasks]
         if mixed and any(reads_pairs):
             reads_pairs = [True] * len(tasks)
         self._reads_pairs = tuple(reads_pairs)
@@ -85,7 +85,7 @@ class MultiTaskHeads(nn.Module):
         as_pair = self._reads_pairs[present[0]]
         if any(self._reads_pairs[task] != as_pair for task in present):
             names = ", ".join(self.tasks[task].name for task in present)
-            raise ValueError(f"heads: tasks of pairs and of single texts ({names}) share a batch; build with mixed=True")
+            raise ValueError(f"heads: tasks of one text and of two ({names}) share a batch, which needs mixed=True")
         features = encoded.pooled.index_select(0, batch.first)
         if as_pair:
             second = features if batch.second is None else encoded.pooled.index_select(0, batch.second)

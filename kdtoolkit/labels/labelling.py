@@ -100,9 +100,9 @@ def label_rows(
 ) -> LabelReport:
     """Stores the teacher's values for every text of the splits that the store does not hold yet.
 
-    batch_rows: texts a call of the teacher; part_batches: such batches a part (at most that much is redone after a kill).
+    batch_rows: texts a call of the teacher; part_batches: such batches a part, which is what a kill can cost.
     rank, world_size: this process labels its share of the parts; the shares do not depend on what is already there.
-    Memory: about 50 bytes a text; the texts themselves are read batch by batch.
+    Memory: at most 130 bytes a text; the texts themselves are read part by part.
     Raises InputError if the teacher lacks values for some texts, or gives NaN, +inf or a wrong shape.
     """
     wall, cpu = time.monotonic(), time.process_time()
@@ -115,24 +115,25 @@ def label_rows(
         _same_as_stored(teacher, texts.only(~missing), store, place)
 
     part_rows = batch_rows * part_batches
-    share = (np.arange(len(texts)) // part_rows % world_size)[
-        missing
-    ]  # by place in the whole order, not in what is left
     todo = texts.only(missing)
+    # A part's share goes by its place in the whole order, so that what another process has finished shifts nothing.
+    share = np.flatnonzero(missing)[::part_rows] // part_rows % world_size
+    mine = [
+        range(start, min(start + part_rows, len(todo)))
+        for start in (np.flatnonzero(share == rank) * part_rows).tolist()
+    ]
     floored_before, labelled = store.floored, 0
-    with track(f"label {teacher.task.name}", int((share == rank).sum())) as advance:
-        for start in range(0, len(todo), part_rows):
-            if share[start] != rank:
-                continue
-            stop = min(start + part_rows, len(todo))
+    with track(f"label {teacher.task.name}", sum(map(len, mine))) as advance:
+        for part in mine:
             batches = []
-            for at in range(start, stop, batch_rows):
-                chosen = slice(at, min(at + batch_rows, stop))
-                batches.append(teacher_values(teacher, todo.examples(chosen), place))
-                advance(len(batches[-1]))
-            ids = todo.ids[start:stop]
+            examples = todo.examples(slice(part.start, part.stop))
+            for start in range(0, len(examples), batch_rows):
+                batch = examples[start : start + batch_rows]
+                batches.append(teacher_values(teacher, batch, place))
+                advance(len(batch))
+            ids = todo.ids[part.start : part.stop]
             store.write(part_name(ids), ids, np.concatenate(batches))
-            labelled += stop - start
+            labelled += len(part)
     floored = store.floored - floored_before
     if floored:
         log.info("%s: %d log-probabilities below log 1e-7 were raised to it", place, floored)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -77,6 +78,22 @@ def from_probabilities(probabilities: np.ndarray, task: Task) -> np.ndarray:
         return (np.log(exact) - np.log1p(-exact)).astype(np.float32)
     with np.errstate(divide="ignore"):
         return np.log(exact / exact.sum(1, keepdims=True)).astype(np.float32)
+
+
+def guess(values: np.ndarray, task: Task) -> Literal["logits", "probabilities", "logprobs"]:
+    """What values (rows, outputs) are that nobody named; the majority of rows decides, so that a wrong row is found."""
+    said = values[~np.isnan(values).any(1)].astype(np.float64)
+    unit = ((said >= 0) & (said <= 1)).all(1)
+    if not len(said) or unit.all():
+        return "probabilities"
+    if task.kind == "multilabel":
+        return "logits"
+    if (np.abs(said.clip(-1e6, 1e6).sum(1) - 1) <= SUM_TOLERANCE)[unit].sum() * 2 >= len(said):
+        return "probabilities"
+    negative = said[(said <= SUM_TOLERANCE).all(1)]
+    if (np.abs(np.exp(negative).sum(1) - 1) <= SUM_TOLERANCE).sum() * 2 >= len(said):
+        return "logprobs"
+    return "logits"
 
 
 def by_name(theirs: Sequence[str], task: Task) -> np.ndarray | None:

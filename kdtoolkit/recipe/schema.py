@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
@@ -283,6 +285,13 @@ class Recipe(Section):
     def _canonical(self) -> Recipe:
         self.tasks = [canonical_name(item) if isinstance(item, str) else item for item in self.tasks]
         return self
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """The built-in recipe of that name, or a YAML file; overrides: "key.path=value". Raises InputErrors."""
+        from .load import load_recipe
+
+        return load_recipe(name_or_path, overrides=overrides)
 
     def task_list(self) -> list[Task]:
         """The tasks, in order, as far as the recipe alone tells (labels of own tasks come from the data)."""

@@ -1,0 +1,138 @@
+"""`kdtool`: the list of commands, exit codes, and what is said when something goes wrong.
+
+Exit codes: 0 done, 1 the work failed, 2 the input was wrong. Nothing heavy is imported here: `kdtool --help` must
+answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from .. import __version__
+from ..errors import KdtoolkitError, did_you_mean
+
+COMMANDS = {
+    "distill": "Distil teachers into one small student, and show what it gained.",
+    "teach": "Fine-tune the teachers that need it, and stop there.",
+    "label": "Store the teachers' outputs for every text, and stop there.",
+    "evaluate": "Measure a finished student again, on dev or test.",
+    "predict": "Label text with a finished student: text in, JSON lines out.",
+    "check": "Look for everything that can be wrong, before any long work.",
+    "recipes": "List, show or copy the built-in recipes.",
+    "plugins": "List the installed students and teachers, or explain one.",
+    "doctor": "Show versions, devices, and which native code is in use.",
+    "clean": "Show what label stores and runs take on the disk, and delete it.",
+}
+
+HELP = """Distil any teacher into one small, fast student for many text tasks.
+
+\b
+  kdtool distill                                   the bundled demo: no download, a few minutes on a CPU
+  kdtool distill --teacher bert-large --student bilstm --tasks sst2,mrpc,rte
+  kdtool distill --teacher path/to/model --train train.csv --dev dev.csv
+  echo "a lovely film" | kdtool predict runs/demo --task demo_sentiment
+
+`kdtool COMMAND --help` explains a command with examples."""
+
+
+class Kdtool(click.Group):
+    """A group that imports a command only when it is used, and turns errors into messages and exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"kdtoolkit.cli.{cmd_name}"), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"there is no command '{args[0]}'; {did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
+        """Runs the command and exits with its code; an error is a message, and a traceback only with --debug."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        extra["standalone_mode"] = False
+        session = extra.setdefault("obj", Session())
+        try:
+            # Not standalone, click returns the code of --help and --version, or what the command returned.
+            code = super().main(arguments, *rest, **extra)
+        except click.exceptions.Exit as error:
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            hint = (
+                f"\nStopped. To go on from here: kdtool distill --resume {session.run}" if session.run else "\nStopped."
+            )
+            _say(hint)
+            sys.exit(1)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except KdtoolkitError as error:
+            if session.debug:
+                raise
+            _say(f"kdtool: {error}")
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            # Whoever read the output has had enough (`| head`); Python must not complain about it at exit either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except MemoryError:
+            _say("kdtool: out of memory; try a smaller train.batch_rows or data.max_tokens")
+            sys.exit(1)
+        except Exception as error:
+            if session.debug:
+                raise
+            _say(f"kdtool: {type(error).__name__}: {error}")
+            _say("This is likely a bug of kdtoolkit or of a plug-in; `kdtool --debug ...` shows where it happened.")
+            if session.run:
+                _say(f"What was finished is kept: kdtool distill --resume {session.run}")
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+class Session:
+    """What the end of a command must know: whether to show tracebacks, and which run was being worked on."""
+
+    def __init__(self) -> None:
+        self.debug = False
+        self.run: str | None = None
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@click.group(cls=Kdtool, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="kdtool", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show tracebacks and more of the log.")
+@click.pass_obj
+def kdtool(session: Session, debug: bool) -> None:
+    """The root of all commands."""
+    import logging
+
+    from ..progress import show
+
+    session.debug = debug
+    show(logging.DEBUG if debug else logging.INFO)
+
+
+def main() -> NoReturn:
+    """The entry point of the `kdtool` script."""
+    kdtool.main(prog_name="kdtool")
+
+
+if __name__ == "__main__":
+    main()

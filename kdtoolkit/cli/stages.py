@@ -1,0 +1,50 @@
+"""What distill, teach and label share: start or resume a run, and work up to a stage."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import chosen_recipe, run_name, says_something
+
+if TYPE_CHECKING:
+    from ..pipeline import RunFolder
+    from .main import Session
+
+
+def run_options(command: Any) -> Any:
+    """--out, --resume and --json."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print results as JSON instead of a table."),
+        click.option("--resume", metavar="RUN", help="Go on with an unfinished run; a finished one stays as it is."),
+        click.option("--out", metavar="FOLDER", help="Folder of the run; default: runs/NAME."),
+    ):
+        command = option(command)
+    return command
+
+
+def work(session: Session, given: dict[str, Any], until: str) -> tuple[RunFolder, dict[str, Any]]:
+    """The run that the options ask for, worked on up to `until`, and what it has to show."""
+    # Only what needs no torch is imported before the run's folder exists, so that it can be resumed from then on.
+    from ..pipeline import run_stages
+
+    run = _run(given)
+    session.run = shlex.quote(str(run.path))
+    return run, run_stages(run, until=until)
+
+
+def _run(given: dict[str, Any]) -> RunFolder:
+    from ..pipeline import resume_run, start_run
+
+    if given["resume"] is None:
+        recipe = chosen_recipe(given)
+        return start_run(recipe, Path(given["out"]) if given["out"] else None, run_name(given))
+    if given["out"]:
+        raise click.UsageError("--out starts a new run and --resume goes on with an old one; leave one of them out")
+    path = Path(given["resume"])
+    written = path / "recipe.yaml"
+    changed = says_something(given) and written.is_file()
+    return resume_run(path, chosen_recipe(given, base=written) if changed else None)

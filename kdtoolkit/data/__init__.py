@@ -1,0 +1,1 @@
+"""Data: from files or the hub to rows on disk, tokens, batches."""

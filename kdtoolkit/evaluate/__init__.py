@@ -1,0 +1,10 @@
+"""What a model is worth: metrics, intervals, calibration, agreement with the teacher, latency."""
+
+from .agreement import agreement, gap_closed
+from .bootstrap import interval
+from .calibration import ece, fit_temperature, probabilities
+from .latency import measure
+from .metrics import LOWER_IS_BETTER, scores
+
+__all__ = ["LOWER_IS_BETTER", "agreement", "ece", "fit_temperature", "gap_closed", "interval", "measure",
+           "probabilities", "scores"]  # fmt: skip

@@ -1,0 +1,5 @@
+"""What a student is trained on: pure functions of outputs, labels and teacher values that sum over rows."""
+
+from .distillation import DistillationObjective, ObjectiveResult
+
+__all__ = ["DistillationObjective", "ObjectiveResult"]

@@ -1,0 +1,268 @@
+"""The evaluate stage: outputs on the reported split, fitted temperatures, results.json, model card, TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.prepare import TaskRows
+from ..data.rows import Rows
+from ..errors import InputError
+from ..evaluate.calibration import fit_temperature
+from ..evaluate.latency import measure
+from ..evaluate.metrics import scores
+from ..files import write_json, write_text
+from ..predictor import Predictor, Text
+from ..recipe import Recipe
+from ..report import model_card, task_result, validate
+from ..student_folder import CONFIG
+from ..tasks import Task
+from ..training.board import Board
+from .label import teacher_outputs
+from .run_folder import RunFolder, versions
+from .student import StudentData
+
+LATENCY_SECONDS = 8.0
+TABLE_ROWS = 8
+
+
+def evaluate(run: RunFolder, data: Mapping[str, TaskRows], split: str | None = None) -> dict[str, Any]:
+    """Measures student and baseline on the reported split; returns results.json's value. Writes nothing."""
+    recipe = run.recipe
+    asked = split or recipe.evaluate.split
+    student = Predictor(run.student)
+    baseline = Predictor(run.gold_only) if (run.gold_only / CONFIG).is_file() else None
+    tasks: dict[str, Any] = {}
+    for name, rows in data.items():
+        for key, where in reported_splits(rows, asked):
+            measured = rows.splits[where]
+            outputs = teacher_outputs(run, name, where)
+            weights = [section.weight for section in recipe.teachers_of(name)]
+            tasks[key] = task_result(
+                rows.task,
+                split=where,
+                rows=len(measured),
+                labels=measured.labels(),
+                student_outputs=outputs_of(student, measured),
+                teacher_outputs=None if outputs is None else combined(rows.task, outputs, weights),
+                gold_only_outputs=None if baseline is None else outputs_of(baseline, measured),
+                temperatures={
+                    "student": student.config.temperature.get(name, 1.0),
+                    "gold_only": baseline.config.temperature.get(name, 1.0) if baseline else 1.0,
+                },
+                bootstrap=recipe.evaluate.bootstrap,
+                seed=recipe.seed,
+                selected_on="calibration" if recipe.train.select else None,
+            )
+    if not tasks:
+        raise InputError("--split", f"no task has labelled rows in the split '{asked}'")
+    results = {
+        "schema": 1,
+        "tasks": tasks,
+        "models": _models(run, data, student, asked),
+        "stages": _stages(run),
+        "notes": [f"{name}: {note}" for name, rows in data.items() for note in rows.notes],
+        "versions": versions(),
+        "seed": recipe.seed,
+    }
+    validate(results)
+    return results
+
+
+def calibrate(folder: Path, data: Mapping[str, TaskRows], recipe: Recipe) -> dict[str, float]:
+    """Fits one temperature a task on rows that are not reported, and stores them in the student's config."""
+    predictor = Predictor(folder)
+    fitted = {}
+    for name, rows in data.items():
+        held_out = calibration_rows(rows, recipe)
+        if held_out is not None and rows.task.kind != "regression":
+            temperature = fit_temperature(outputs_of(predictor, held_out), held_out.labels())
+            if temperature is not None:
+                fitted[name] = float(temperature)
+    write_json(folder / CONFIG, replace(predictor.config, temperature=fitted).to_dict())
+    return fitted
+
+
+def calibration_rows(rows: TaskRows, recipe: Recipe) -> Rows | None:
+    """The labelled rows that are neither trained on nor reported: the calibration slice, or dev if test is reported."""
+    if "calibration" in rows.splits:
+        return rows.splits["calibration"]
+    if recipe.evaluate.split == "test" and "dev" in rows.splits:
+        return rows.splits["dev"]
+    return None
+
+
+def reported_splits(rows: TaskRows, split: str) -> list[tuple[str, str]]:
+    """(key in results.json, split) of what is reported for a task: the asked split, and mnli's mismatched one."""
+    found = [(rows.task.name, split)] if split in rows.splits else []
+    if split == "dev":
+        found += [(f"{rows.task.name}_{s.removeprefix('dev_')}", s) for s in rows.task.splits if s in rows.splits]
+    return found
+
+
+def outputs_of(predictor: Predictor, rows: Rows, chunk: int = 4096) -> np.ndarray:
+    """The student's raw outputs for every row, (rows, outputs) float32."""
+    parts = []
+    for start in range(0, len(rows), chunk):
+        first, second = rows.texts(start, min(start + chunk, len(rows)))
+        texts: Sequence[Text] = first if second is None else [(a, b or "") for a, b in zip(first, second)]
+        parts.append(predictor.predict_logits(texts, task=rows.task.name))
+    return np.concatenate(parts) if parts else np.zeros((0, rows.task.outputs), np.float32)
+
+
+def combined(task: Task, outputs: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """One teacher out of an ensemble's members, (rows, members, outputs) -> (rows, outputs).
+
+    Probabilities are averaged (MT-DNN-KD, arXiv:1904.09482, section 3) and given back as logits; values are averaged.
+    A member that says nothing about a row (NaN) is left out there.
+    """
+    values = np.asarray(outputs, dtype=np.float64)
+    share = np.broadcast_to(np.asarray(weights)[None, :, None], values.shape) * np.isfinite(values)
+    share = share / np.maximum(share.sum(1, keepdims=True), 1e-300)
+    values = np.where(np.isfinite(values), values, 0.0)
+    silent = share.sum(1) == 0
+    if task.kind == "regression":
+        mean = (share * values).sum(1)
+    elif task.kind == "multilabel":
+        probability = (share / (1.0 + np.exp(-values))).sum(1).clip(1e-12, 1 - 1e-12)
+        mean = np.log(probability) - np.log1p(-probability)
+    else:
+        powers = np.exp(values - values.max(2, keepdims=True))
+        mean = np.log((share * powers / powers.sum(2, keepdims=True)).sum(1).clip(1e-12))
+    return np.where(silent, np.nan, mean).astype(np.float32)
+
+
+def held_out_score(
+    data: Mapping[str, TaskRows], recipe: Recipe, tokens: StudentData, folder: Path
+) -> Callable[[Any], float] | None:
+    """The mean of the tasks' metrics on rows kept out of training, for `train.select`; None if there are none."""
+    from ..data.collate import Collator, TaskArrays
+    from ..data.tokens import tokenize_rows
+    from .forward import outputs_over
+
+    held_out = {name: some for name, rows in data.items() if (some := calibration_rows(rows, recipe)) is not None}
+    if recipe.train.select is None or not held_out:
+        return None
+    positions = [p for p, task in enumerate(tokens.tasks) if task.name in held_out]
+    arrays = {}
+    for position in positions:
+        task = tokens.tasks[position]
+        arrays[position] = TaskArrays(
+            tokenize_rows(
+                held_out[task.name],
+                tokens.tokenizer,
+                folder / f"tokens-{task.name}-held-out",
+                max_tokens=recipe.data.max_tokens,
+            ),
+            held_out[task.name].labels(),
+            None,
+        )
+
+    def score(model: Any) -> float:
+        figures = []
+        for position in positions:
+            task = tokens.tasks[position]
+            collator = Collator(
+                [task], [arrays[position]], tokens.tokenizer.joint,
+                pairs=model.student.pairs, max_tokens=recipe.data.max_tokens,
+            )  # fmt: skip
+            outputs = outputs_over(model, collator, arrays[position], position)[:, : task.outputs]
+            figures.append(scores(task, outputs, np.asarray(arrays[position].labels))[task.metric])
+        return float(np.mean(figures))
+
+    return score
+
+
+def write_results(run: RunFolder, data: Mapping[str, TaskRows], results: Mapping[str, Any]) -> None:
+    """results.json, the student's model card, and the last values in TensorBoard."""
+    recipe = run.recipe.model_dump(mode="json", by_alias=True)
+    tasks = [rows.task for rows in data.values()]
+    write_text(run.student / "README.md", model_card(dict(results), recipe, tasks))
+    board = Board(run.tensorboard / "student")
+    values: dict[str, float] = {}
+    for name, result in results["tasks"].items():
+        for key, value in result["student"]["all"].items():
+            values[f"{result['split']}/{name}/{key}"] = value
+        if result.get("agreement") is not None:
+            values[f"agreement/{name}"] = result["agreement"]
+    step = (run.done("distill") or {}).get("steps", 0)
+    board.scalars({tag: value for tag, value in values.items() if value is not None}, step)
+    predictor = Predictor(run.student)
+    for name, rows in data.items():
+        some = rows.splits.get(run.recipe.evaluate.split)
+        if some is not None and len(some):
+            board.table(f"predictions/{name}", *_predictions(run, predictor, some, name), step)
+    board.close()
+    hparams = Board(run.tensorboard)
+    hparams.hparams(_flat(recipe), {f"hparam/{tag}": value for tag, value in values.items() if value is not None})
+    hparams.close()
+    write_json(run.results, results)
+
+
+def _predictions(
+    run: RunFolder, predictor: Predictor, rows: Rows, name: str
+) -> tuple[list[str], list[list[object]]]:
+    examples = rows.examples(slice(0, min(TABLE_ROWS, len(rows))))
+    texts: list[Text] = [e.text if e.second is None else (e.text, e.second) for e in examples]
+    split = run.recipe.evaluate.split
+    outputs, task = teacher_outputs(run, name, split), rows.task
+    weights = [section.weight for section in run.recipe.teachers_of(name)]
+    table: list[list[object]] = []
+    taught = None if outputs is None else combined(task, np.asarray(outputs[: len(examples)]), weights)
+    for number, (example, prediction) in enumerate(zip(examples, predictor.predict(texts, task=name))):
+        said = "" if taught is None else _said(task, taught[number])
+        gold = "" if example.label is None else example.label
+        if task.kind == "classification" and isinstance(example.label, int):
+            gold = task.labels[example.label]
+        text = example.text if example.second is None else f"{example.text} / {example.second}"
+        sure = "" if prediction.probabilities is None else f"{max(prediction.probabilities.values()):.2f}"
+        table.append([text, gold, said, prediction.label, sure])
+    return ["text", "gold", "teacher", "student", "probability"], table
+
+
+def _said(task: Task, values: np.ndarray) -> str:
+    if task.kind == "regression":
+        return f"{float(values[0]):.2f}"
+    if task.kind == "multilabel":
+        return ", ".join(label for label, value in zip(task.labels, values) if value > 0)
+    return task.labels[int(values.argmax())]
+
+
+def _models(run: RunFolder, data: Mapping[str, TaskRows], student: Predictor, split: str) -> dict[str, Any]:
+    models: dict[str, Any] = {}
+    teacher = (run.done("label") or {}).get("model")
+    if teacher:
+        models["teacher"] = teacher
+    models["student"] = {"parameters": student.parameters, "bytes": student.bytes}
+    if run.recipe.evaluate.latency:
+        name, rows = next((n, r) for n, r in data.items() if split in r.splits)
+        some = rows.splits[split]
+        first, second = some.texts(0, min(len(some), 200))
+        texts: list[Text] = list(first) if second is None else [(a, b or "") for a, b in zip(first, second)]
+        models["student"].update(measure(lambda t: student.predict_logits(t, task=name), texts, seconds=LATENCY_SECONDS))
+    return models
+
+
+def _stages(run: RunFolder) -> dict[str, Any]:
+    stages = {}
+    for stage, facts in run.state()["stages"].items():
+        seconds, rows = facts.get("seconds", 0.0), facts.get("rows", 0)
+        stages[stage] = {
+            "seconds": seconds,
+            "cpu_seconds": facts.get("cpu_seconds", 0.0),
+            "rows": rows,
+            "rows_per_s": rows / seconds if seconds > 0 else 0.0,
+        }
+    return stages
+
+
+def _flat(value: Any, place: str = "") -> dict[str, float | str | bool]:
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in _flat(item, f"{place}.{key}".lstrip(".")).items()}
+    if isinstance(value, list):
+        return {place: ", ".join(str(item.get("name", item) if isinstance(item, dict) else item) for item in value)}
+    return {place: value if isinstance(value, (bool, int, float, str)) else str(value)}

@@ -1,0 +1,217 @@
+"""The stages of a run, in order. Each leaves files under final names and is skipped when it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.prepare import TaskRows, prepare_all
+from ..demo import write_suite
+from ..errors import InputError
+from ..files import atomic_folder, cannot_write, read_json
+from ..progress import log
+from ..recipe import Recipe
+from ..recipe.names import resolve_teacher
+from ..teacher import Teacher
+from ..training.board import Board
+from .label import label, teacher_outputs
+from .measure import calibrate, evaluate, held_out_score, write_results
+from .run_folder import RunFolder
+from .student import StudentData, refine_student, tokenize, train_student
+from .teach import ready_teachers
+
+DEMO = "demo:"
+
+
+def run_stages(run: RunFolder, until: str = "report") -> dict[str, Any]:
+    """Runs what is left, up to and including the stage `until` (teach | label | report).
+
+    Returns results.json if the run got there, else run.json. Raises InputError and WorkError; what was finished stays.
+    """
+    if run.results.is_file():
+        log.info("%s is finished; nothing to do", run.path)
+        return read_json(run.results)
+    run.lock()
+    try:
+        with _logged(run.log):
+            torch.set_num_threads(run.recipe.train.threads or 1)
+            return _run(run, until)
+    finally:
+        run.unlock()
+
+
+def _run(run: RunFolder, until: str) -> dict[str, Any]:
+    recipe = run.recipe
+    with _stage(run, "prepare") as facts:
+        data = prepare(recipe, run.data)
+        facts["rows"] = sum(len(rows) for task in data.values() for rows in task.splits.values())
+        for name, rows in data.items():
+            for note in rows.notes:
+                log.info("%s: %s", name, note)
+        something_to_learn(recipe, data)
+
+    if run.done("label") is None:
+        with _stage(run, "teach") as facts:
+            teachers = ready_teachers(run, data)
+            facts["rows"] = 0
+        if until == "teach":
+            return run.state()
+        with _stage(run, "label") as facts:
+            facts.update(label(run, data, teachers))
+        _close(teachers)
+    if until in ("teach", "label"):
+        return run.state()
+
+    tokens = None
+    with _stage(run, "tokenize") as facts:
+        tokens = _tokens(run, data)
+        facts["rows"] = tokens.rows
+    score = held_out_score(data, recipe, tokens, run.data)
+    if run.done("distill") is None:
+        with _stage(run, "distill") as facts:
+            report = train_student(
+                recipe,
+                tokens,
+                checkpoints=run.checkpoints,
+                out=run.student,
+                board=Board(run.tensorboard / "student"),
+                score=score,
+                description="distilling" if recipe.teachers else "training",
+            )
+            facts.update(rows=report.rows, steps=report.steps, best_step=report.best_step)
+    if recipe.refine is not None and run.done("refine") is None:
+        with _stage(run, "refine") as facts:
+            facts["rows"] = _refine(run, tokens, run.student, "refine")
+    if _wants_baseline(recipe, tokens) and run.done("baseline") is None:
+        with _stage(run, "baseline") as facts:
+            report = train_student(
+                recipe,
+                tokens,
+                checkpoints=run.checkpoints / "gold_only",
+                out=run.gold_only,
+                board=Board(run.tensorboard / "gold_only"),
+                gold_only=True,
+                score=score,
+                description="gold-only baseline",
+            )
+            facts["rows"] = report.rows
+            if recipe.refine is not None:
+                facts["rows"] += _refine(run, tokens, run.gold_only, "refine_gold_only")
+    with _stage(run, "evaluate"):
+        calibrate(run.student, data, recipe)
+        if (run.gold_only / "config.json").is_file():
+            calibrate(run.gold_only, data, recipe)
+        results = evaluate(run, data)
+    write_results(run, data, {**results, "stages": _with_evaluate(run, results)})
+    return read_json(run.results)
+
+
+def evaluate_run(run: RunFolder, split: str | None = None) -> dict[str, Any]:
+    """Measures a finished student again, on `split` if given; writes nothing."""
+    if run.done("distill") is None:
+        raise InputError(str(run.path), "has no finished student", f"kdtool distill --resume {run.path}")
+    torch.set_num_threads(run.recipe.train.threads or 1)
+    return evaluate(run, prepare(run.recipe, run.data), split)
+
+
+def prepare(recipe: Recipe, folder: Path) -> dict[str, TaskRows]:
+    """Reads and checks all data into `folder`; `data.folder: "demo:"` is the bundled suite, generated there first."""
+    if recipe.data.folder == DEMO:
+        suite = folder / "suite"
+        if not suite.is_dir():
+            with atomic_folder(suite) as temporary:
+                write_suite(temporary)
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"folder": str(suite)})})
+    return prepare_all(recipe, folder)
+
+
+def _tokens(run: RunFolder, data: Mapping[str, TaskRows]) -> StudentData:
+    return tokenize(
+        run.recipe,
+        [rows.task for rows in data.values()],
+        {name: rows.splits["train"] for name, rows in data.items()},
+        run.data,
+        teacher=lambda task: teacher_outputs(run, task, "train"),
+        teacher_source=hugging_face_source(run.recipe),
+    )
+
+
+def hugging_face_source(recipe: Recipe) -> str | None:
+    """Folder or hub id of the recipe's first Hugging Face teacher, whose tokenizer a student may share."""
+    for section in recipe.teachers:
+        plugin, source = resolve_teacher(section.name)
+        if plugin == "hugging_face":
+            return source
+    return None
+
+
+def _refine(run: RunFolder, tokens: StudentData, folder: Path, name: str) -> int:
+    return refine_student(
+        run.recipe,
+        tokens,
+        checkpoints=run.checkpoints / name,
+        out=folder,
+        boards=lambda task: Board(run.tensorboard / f"{name}_{task}"),
+    )
+
+
+def something_to_learn(recipe: Recipe, data: Mapping[str, TaskRows]) -> None:
+    """Raises InputError for a task without a teacher and without labels."""
+    for name, rows in data.items():
+        if not recipe.teachers_of(name) and not np.isfinite(rows.splits["train"].labels()).any():
+            raise InputError(f"task '{name}'", "has neither a teacher nor gold labels: there is nothing to learn from")
+
+
+def _wants_baseline(recipe: Recipe, tokens: StudentData) -> bool:
+    # Without a teacher the student is the baseline already; without labels there is nothing to train one on.
+    return recipe.evaluate.baseline and bool(recipe.teachers) and len(tokens.labelled()) > 0
+
+
+def _with_evaluate(run: RunFolder, results: Mapping[str, Any]) -> dict[str, Any]:
+    facts = run.done("evaluate") or {}
+    own = {"seconds": facts.get("seconds", 0.0), "cpu_seconds": facts.get("cpu_seconds", 0.0)}
+    rows = sum(result["rows"] for result in results["tasks"].values())
+    own.update(rows=rows, rows_per_s=rows / own["seconds"] if own["seconds"] else 0.0)
+    return {**results["stages"], "evaluate": own}
+
+
+def _close(teachers: Mapping[str, list[Teacher]]) -> None:
+    for some in teachers.values():
+        for teacher in some:
+            teacher.close()
+
+
+@contextlib.contextmanager
+def _stage(run: RunFolder, name: str) -> Iterator[dict[str, Any]]:
+    """Times a stage and records its facts; a stage that a resumed run finds done keeps the facts it had."""
+    before = run.done(name) or {}
+    facts: dict[str, Any] = {}
+    started, cpu_started = time.perf_counter(), time.process_time()
+    yield facts
+    facts.setdefault("seconds", time.perf_counter() - started)
+    facts.setdefault("cpu_seconds", time.process_time() - cpu_started)
+    run.finish(name, before if before else facts)
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Everything that is logged also goes to the run's log.txt, with the time."""
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

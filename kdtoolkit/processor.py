@@ -1,0 +1,28 @@
+"""What the processor can do."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
+
+
+@functools.cache
+def flags() -> frozenset[str]:
+    """The processor's feature flags as Linux lists them; empty where it does not say."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip().lower() in ("flags", "features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def has_bf16() -> bool:
+    """Whether bfloat16 products run in hardware; on a Mac with Apple silicon from the M2 on they do, which is not asked."""
+    return bool(BF16_FLAGS & flags()) or (platform.system() == "Darwin" and platform.machine() == "arm64")

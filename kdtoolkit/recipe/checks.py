@@ -1,0 +1,176 @@
+"""What can be wrong in a recipe whose keys and types are right: names, ranges, sections that do not fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import InputError, did_you_mean, nearest
+from ..plugins import installed
+from ..schedule import Schedule, Value, extremes
+from ..tasks import GLUE, Task, canonical_name
+from .document import KeyPath, Problem
+from .messages import sentence
+from .names import resolve_teacher, student_plugin
+from .schema import ObjectiveOptions, Recipe, TaskSection
+from .signature import constructor_options, source_file
+
+TEMPERATURE = "1 to 8 are usual"
+
+
+def problems_in(recipe: Recipe) -> Iterator[Problem]:
+    """Every problem, in the order of the recipe's keys."""
+    names = [canonical_name(item) if isinstance(item, str) else item.name for item in recipe.tasks]
+    yield from _tasks(recipe, names)
+    yield from _data(recipe, names)
+    yield from _teachers(recipe, names)
+    yield from _student(recipe)
+    yield from _tokenizer(recipe)
+    yield from _objective(recipe, names)
+    low, _ = extremes(recipe.sampler.exponent)
+    if low < 0:
+        yield Problem(("sampler", "exponent"), f"{low:g} is negative; 0 is uniform, 1 is by size")
+    for beta in recipe.optimizer.betas:
+        if not 0 <= beta < 1:
+            yield Problem(("optimizer", "betas"), f"{beta:g} is not between 0 and 1")
+
+
+def _tasks(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
+    for number, (item, name) in enumerate(zip(recipe.tasks, names, strict=True)):
+        path: KeyPath = ("tasks", number) if isinstance(item, str) else ("tasks", number, "name")
+        if name in names[:number]:
+            yield Problem(path, f"task '{name}' is listed twice; name each task once")
+            continue
+        if isinstance(item, str):
+            try:
+                Task(name)
+            except InputError as error:
+                yield Problem(path, f"'{name}': {error.cause}")
+                continue
+        if name not in GLUE and recipe.data.folder is None and recipe.data.task(name).train is None:
+            yield Problem(path, _unknown_task(name, item))
+
+
+def _unknown_task(name: str, item: str | TaskSection) -> str:
+    near = nearest(name, GLUE) if isinstance(item, str) else None
+    own = f"a task of your own needs data.{name}.train, or data.folder with {name}/train.csv (.tsv, .jsonl, .parquet)"
+    if near:
+        return f"no task is called '{name}'; did you mean '{near}'? ({own})"
+    return f"'{name}' is not built in ({', '.join(GLUE)}) and has no data; {own}"
+
+
+def _data(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
+    for name, section in recipe.data.tasks.items():
+        if name not in names:
+            choices = [*names, "folder", "max_tokens"]
+            yield Problem(("data", name), f"'{name}' is no task of this recipe; {did_you_mean(name, choices)}")
+        if section.transfer_rows is not None and section.gold_rows is None:
+            message = "means nothing without gold_rows: the rows after the first gold_rows lose their labels"
+            yield Problem(("data", name, "transfer_rows"), message)
+        if section.text is not None and not 1 <= len(section.text) <= 2:
+            yield Problem(("data", name, "text"), f"{len(section.text)} text columns; one or two are supported")
+
+
+def _teachers(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
+    gold_only = extremes(recipe.objective.alpha)[0] >= 1
+    if not recipe.teachers and not gold_only:
+        message = "no teacher is given; name one with --teacher, or set objective.alpha: 1.0 to train on labels only"
+        yield Problem(("teachers",), message)
+    for number, section in enumerate(recipe.teachers):
+        path: KeyPath = ("teachers", number)
+        for place, task in enumerate(section.tasks or ()):
+            if task not in names:
+                message = f"'{task}' is no task of this recipe; {did_you_mean(task, names)}"
+                yield Problem((*path, "tasks", place), message)
+        if section.tasks == []:
+            yield Problem((*path, "tasks"), "is empty; leave it out for all tasks")
+        plugin, source = resolve_teacher(section.name)
+        if not section.name.strip():
+            yield Problem((*path, "name"), "is empty")
+        elif plugin == "python" and ":" not in source:
+            yield Problem((*path, "name"), f"'{section.name}' is not python:module:function")
+        else:
+            yield from _plugin("teacher", plugin, section.name, section.options, path)
+
+
+def _student(recipe: Recipe) -> Iterator[Problem]:
+    name, options = student_plugin(recipe.student.name, recipe.student.options)
+    if name == "hf" and not options.get("model"):
+        yield Problem(("student", "name"), "hf: names no model; write hf:NAME, such as hf:prajjwal1/bert-tiny")
+    else:
+        yield from _plugin("student", name, recipe.student.name, options, ("student",))
+
+
+def _plugin(kind: str, plugin: str, name: str, given: dict[str, Any], path: KeyPath) -> Iterator[Problem]:
+    """Whether there is a plug-in of this name, and whether it takes the options, as far as its source tells."""
+    if plugin not in installed(kind):
+        module, colon, _ = plugin.rpartition(":")
+        if not colon:
+            message = f"no {kind} is called '{name}'; {did_you_mean(name, installed(kind))}"
+            yield Problem((*path, "name"), message)
+            return
+        if (module.endswith(".py") or "/" in module) and source_file(module) is None:
+            yield Problem((*path, "name"), f"there is no file {module}; give an existing .py file or a module's name")
+            return
+    known = constructor_options(kind, plugin)
+    if known is None:
+        return
+    for key, value in given.items():
+        if key not in known:
+            message = f"the {kind} '{name}' has no option '{key}'; {did_you_mean(key, known)}"
+            yield Problem((*path, key), message)
+            continue
+        try:
+            TypeAdapter(known[key].type).validate_python(value)
+        except ValidationError as error:
+            yield Problem((*path, key), _mistyped(error))
+    for key, option in known.items():
+        if option.required and key not in given:
+            yield Problem((*path, key), f"the {kind} '{name}' needs a value for '{key}'")
+
+
+def _mistyped(error: ValidationError) -> str:
+    # A union reports every branch; the first says what is expected.
+    return sentence(error.errors(include_url=False)[0], ("option",))
+
+
+def _tokenizer(recipe: Recipe) -> Iterator[Problem]:
+    section = recipe.tokenizer
+    if section.vectors is not None and section.name == "sentencepiece":
+        yield Problem(("tokenizer", "vectors"), "sentencepiece has no pretrained vectors; use the tokenizer words")
+    if section.vectors is not None and section.name == "teacher" and section.vectors not in ("copy", "project"):
+        yield Problem(("tokenizer", "vectors"), f"'{section.vectors}' is unknown; one of: copy, project")
+    models = [teacher for teacher in recipe.teachers if resolve_teacher(teacher.name)[0] == "hugging_face"]
+    if section.name == "teacher" and section.source is None and not models:
+        message = "is needed: no teacher is a Hugging Face model whose tokenizer could be taken"
+        yield Problem(("tokenizer", "source"), message)
+
+
+def _objective(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
+    yield from _weights(recipe.objective, ("objective",))
+    for task, section in recipe.objective.tasks.items():
+        if task not in names:
+            message = f"'{task}' is no task of this recipe; {did_you_mean(task, names)}"
+            yield Problem(("objective", "tasks", task), message)
+        yield from _weights(section, ("objective", "tasks", task))
+
+
+def _weights(section: ObjectiveOptions, path: KeyPath) -> Iterator[Problem]:
+    if section.temperature is not None and extremes(section.temperature)[0] <= 0:
+        yield _out_of_range((*path, "temperature"), section.temperature, f"is not positive; {TEMPERATURE}", above=0)
+    if section.alpha is not None and not 0 <= extremes(section.alpha)[0] <= extremes(section.alpha)[1] <= 1:
+        message = "is not between 0 (teacher only) and 1 (labels only)"
+        yield _out_of_range((*path, "alpha"), section.alpha, message, above=-1e-300)
+    if section.weight is not None and extremes(section.weight)[0] < 0:
+        yield _out_of_range((*path, "weight"), section.weight, "is negative; 0 leaves the task out", above=-1e-300)
+    elif section.weight is not None and extremes(section.weight)[1] == 0 and len(path) == 1:
+        yield Problem((*path, "weight"), "is 0 for every task, so nothing would be learned")
+
+
+def _out_of_range(path: KeyPath, value: Value, message: str, *, above: float) -> Problem:
+    if isinstance(value, Schedule):
+        end = "from" if value.from_ <= above or (value.to > above and value.from_ > value.to) else "to"
+        return Problem((*path, end), f"{value.from_ if end == 'from' else value.to:g} {message}")
+    return Problem(path, f"{value:g} {message}")

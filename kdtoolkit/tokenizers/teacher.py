@@ -1,0 +1,235 @@
+"""A Hugging Face tokenizer, usually the teacher's own, optionally with its word embeddings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..errors import InputError, did_you_mean
+from ..files import write_text
+from .base import JointTemplate, Tokenizer, check_options
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as FastTokenizer
+
+DEFINITION = "tokenizer.json"
+EMBEDDING_KEYS = ("word_embeddings.weight", "tok_embeddings.weight", "embed_tokens.weight", "wte.weight",
+                  "word_embedding.weight", "shared.weight")  # fmt: skip
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+class TeacherTokenizer(Tokenizer):
+    """A fast Hugging Face tokenizer whose padding is renumbered to 0.
+
+    A padding piece elsewhere changes places with piece 0; a tokenizer without one gets a new piece 0 and all others
+    move up by one. `sources` tells the original numbers. Special pieces written out in a text ("[SEP]") are read as
+    text, or as `unk`, so that no text can pose as the end of another.
+    """
+
+    kind = "teacher"
+
+    def __init__(
+        self,
+        fast: FastTokenizer,
+        *,
+        pad: int | None,
+        unk: int,
+        template: JointTemplate,
+        how: Literal["copy", "project"] = "copy",
+    ) -> None:
+        """pad, unk and template in the numbers of `fast`. how: what `vectors` does with a narrower width."""
+        fast.no_padding()
+        fast.no_truncation()
+        fast.encode_special_tokens = True
+        self._fast, self._pad, self._unk, self._template = fast, pad, unk, template
+        self._how = how
+        size = fast.get_vocab_size(with_added_tokens=True)
+        numbers = np.arange(size)
+        if pad is None:
+            numbers = np.concatenate([[-1], numbers])
+        else:
+            numbers[[0, pad]] = numbers[[pad, 0]]
+        self._sources = numbers
+        self._shift, self._swap = (1, {}) if pad is None else (0, {0: pad, pad: 0} if pad else {})
+        self.unk = self._own(unk)
+        self.joint = template.renumbered(self._own)
+        # What each original number becomes when it comes out of a text.
+        self._numbers = [self._own(number) for number in range(size)]
+        for number in {*template.prefix, *template.middle, *template.suffix} | ({pad} if pad is not None else set()):
+            self._numbers[number] = self.unk
+
+    def _own(self, number: int) -> int:
+        return self._swap.get(number, number + self._shift)
+
+    @classmethod
+    def build(cls, source: str, *, vectors: str | None, options: dict[str, Any]) -> TeacherTokenizer:
+        """The tokenizer of a local folder or a hub id.
+
+        vectors: "copy" or "project" its word embeddings; None: the student learns its own. options: none.
+        Raises InputError if there is no such tokenizer, or it has no fast form or no usable embeddings.
+        """
+        check_options(options, {}, cls.kind)
+        if vectors not in (None, "copy", "project"):
+            raise InputError("tokenizer.vectors", f"'{vectors}' is unknown", did_you_mean(vectors, ("copy", "project")))
+        tokenizer = _load(source)
+        fast = tokenizer.backend_tokenizer
+        template = _template(fast, tokenizer)
+        ends = (tokenizer.unk_token_id, tokenizer.sep_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+        unk = next((number for number in ends if number is not None), None)
+        if unk is None:
+            raise InputError("tokenizer.source", f"'{source}' has no special piece to stand for an empty text")
+        how: Literal["copy", "project"] = "project" if vectors == "project" else "copy"
+        own = cls(fast, pad=tokenizer.pad_token_id, unk=unk, template=template, how=how)
+        if vectors is not None:
+            table = read_embeddings(source)
+            sources = own.sources
+            if sources.max() >= len(table):
+                raise InputError(
+                    "tokenizer.vectors", f"'{source}' has {sources.max() + 1} pieces and embeddings of {len(table)}"
+                )
+            own._vectors = table[np.maximum(sources, 0)]
+            own._vectors[0] = 0
+        return own
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        numbers = self._numbers
+        encodings = self._fast.encode_batch_fast(texts, add_special_tokens=False)
+        return [[numbers[number] for number in encoding.ids] for encoding in encodings]
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    @property
+    def sources(self) -> np.ndarray:
+        return self._sources
+
+    def vectors(self, width: int | None = None) -> np.ndarray | None:
+        """As the base class says; with "project", wider vectors are projected to `width` (see `project`)."""
+        if (
+            self._vectors is not None
+            and self._how == "project"
+            and width is not None
+            and width < self._vectors.shape[1]
+        ):
+            return project(self._vectors, width)
+        return super().vectors(width)
+
+    def config(self) -> dict[str, Any]:
+        template = [list(part) for part in self._template]
+        return {"pad": self._pad, "unk": self._unk, "template": template, "vectors": self._how}
+
+    def _definition(self) -> bytes:
+        return self._fast.to_str().encode()
+
+    def write(self, folder: Path) -> None:
+        write_text(folder / DEFINITION, self._fast.to_str())
+
+    @classmethod
+    def read(cls, folder: Path, config: dict[str, Any]) -> TeacherTokenizer:
+        # Without transformers: this file alone is the whole tokenizer, and it loads faster.
+        from tokenizers import Tokenizer as FastTokenizer
+
+        prefix, middle, suffix, segments = (tuple(part) for part in config["template"])
+        definition = (folder / DEFINITION).read_text(encoding="utf-8")
+        try:
+            fast = FastTokenizer.from_str(definition)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{DEFINITION}: {error}") from error
+        return cls(
+            fast,
+            pad=config["pad"],
+            unk=config["unk"],
+            template=JointTemplate(prefix, middle, suffix, segments),
+            how=config["vectors"],
+        )
+
+
+def _load(source: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+    except (OSError, ValueError, KeyError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            "tokenizer.source",
+            f"no tokenizer can be loaded from '{source}' ({cause})",
+            "give a folder with tokenizer.json, or a hub id while there is a network",
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError("tokenizer.source", f"the tokenizer of '{source}' has no fast form", "use sentencepiece")
+    return tokenizer
+
+
+def _template(fast: FastTokenizer, tokenizer: Any) -> JointTemplate:
+    """What the tokenizer puts before, between and after two texts."""
+    fast.no_padding()
+    fast.no_truncation()
+    encoding = fast.encode("a", "a")
+    sides = [None if special else side for side, special in zip(encoding.sequence_ids, encoding.special_tokens_mask)]
+    places = [[place for place, side in enumerate(sides) if side == wanted] for wanted in (0, 1)]
+    if not all(places):
+        raise InputError("tokenizer.source", "the tokenizer gives no piece for a text of one letter", "use another")
+    (first, *_, first_end), (second, *_, second_end) = ([*place, place[-1]] for place in places)
+    numbers = encoding.ids
+    prefix, middle, suffix = numbers[:first], numbers[first_end + 1 : second], numbers[second_end + 1 :]
+    if not middle:
+        # A decoder's tokenizer joins two texts without a mark; a reader of pairs needs one.
+        marks = (tokenizer.sep_token_id, tokenizer.eos_token_id)
+        middle = [mark for mark in marks if mark is not None][:1]
+    return JointTemplate(tuple(prefix), tuple(middle), tuple(suffix))
+
+
+def read_embeddings(source: str) -> np.ndarray:
+    """The word embeddings of a Hugging Face checkpoint, (pieces, width) float32; no other tensor is read."""
+    from safetensors import safe_open
+
+    file, names = _weights(source)
+    key = next((name for suffix in EMBEDDING_KEYS for name in sorted(names) if name.endswith(suffix)), None)
+    if key is None:
+        raise InputError(
+            "tokenizer.vectors", f"the weights of '{source}' have no word embeddings under a known name",
+            "leave tokenizer.vectors out",
+        )  # fmt: skip
+    # Read through torch, for numpy has no bfloat16.
+    with safe_open(file(names[key]), framework="pt") as tensors:
+        return tensors.get_tensor(key).float().numpy()
+
+
+def _weights(source: str) -> tuple[Any, dict[str, str]]:
+    """A function from a weights file's name to its path, and the file of each tensor."""
+    from safetensors import safe_open
+
+    def path_of(name: str) -> Path | None:
+        if Path(source).is_dir():
+            return Path(source) / name if (Path(source) / name).is_file() else None
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return Path(hf_hub_download(source, name))
+        except (OSError, ValueError):
+            return None
+
+    if (whole := path_of(WEIGHTS[0])) is not None:
+        with safe_open(whole, framework="np") as tensors:
+            return path_of, dict.fromkeys(tensors.keys(), WEIGHTS[0])
+    if (index := path_of(WEIGHTS[1])) is not None:
+        return path_of, json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    raise InputError(
+        "tokenizer.vectors", f"'{source}' has no {WEIGHTS[0]}", "save it in that format, or leave tokenizer.vectors out"
+    )
+
+
+def project(vectors: np.ndarray, width: int) -> np.ndarray:
+    """The `width` principal directions of the rows, (rows, width) float32: inner products change least so.
+
+    Uncentred principal components; each direction's sign is fixed by its largest entry, so that the result does not
+    depend on the linear algebra library.
+    """
+    products = vectors.T.astype(np.float64) @ vectors
+    directions = np.linalg.eigh(products)[1][:, ::-1][:, :width]
+    largest = directions[np.abs(directions).argmax(0), np.arange(width)]
+    return (vectors @ (directions * np.sign(largest))).astype(np.float32)

@@ -1,0 +1,1 @@
+"""The built-in recipes: YAML files, each with a header that is a runnable command."""

@@ -1,0 +1,195 @@
+"""Any Hugging Face encoder as the student."""
+
+from __future__ import annotations
+
+import inspect
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdtoolkit.errors import InputError
+from kdtoolkit.hub import checkpoint_folder
+from kdtoolkit.progress import log
+from kdtoolkit.student import Encoded, Student, Tokens
+
+from .options import one_of
+
+PLACE = "student.model"
+
+
+class HuggingFaceEncoder(Student):
+    """The encoder of a Hugging Face checkpoint, without its head.
+
+    model: an alias (distilbert), a hub id or a folder. config: its config as a mapping with `model_type`, in place of
+    `model`; then nothing is read and `initialise` does nothing.
+    pretrained: whether `initialise` copies the checkpoint's weights. Its word embeddings are not among them, for their
+    numbers mean nothing to another tokenizer: the recipe copies them with `tokenizer: {name: teacher, source: model,
+    vectors: copy}`, and `word_embedding` is where they go.
+    pooling: "cls" (state of the first token) or "mean" over the real tokens.
+
+    `encode` gives pooled and states; set the attribute `output` to any of {"hidden", "attentions"} for these too
+    (attentions switch the encoder from PyTorch's fused attention to an explicit one).
+    Raises ValueError for an option outside its range, InputError if the checkpoint is not there.
+    """
+
+    pairs: Literal["joint", "separate"] = "joint"
+    provides = frozenset({"states", "hidden", "attentions"})
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        model: str | None = None,
+        config: dict[str, Any] | None = None,
+        pretrained: bool = True,
+        pooling: Literal["cls", "mean"] = "cls",
+    ) -> None:
+        one_of("pooling", pooling, ("cls", "mean"))
+        if (model is None) == (config is None):
+            raise InputError(PLACE, "one of `model` (a checkpoint) and `config` is needed", "for example hf:distilbert")
+        source = _config(model, config)
+        super().__init__(width=int(source.hidden_size))
+        self.pooling, self.source = pooling, model if pretrained else None
+        self.output: frozenset[str] | set[str] = frozenset()
+        self._stored = {key: value for key, value in source.to_dict().items() if key != "_name_or_path"}
+        padding = source.pad_token_id
+        built = deepcopy(source)
+        # The core's piece 0 is padding; every other special token is a piece like any other.
+        built.vocab_size, built.pad_token_id = vocab_size, 0
+        for name in ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id"):
+            if hasattr(built, name):
+                setattr(built, name, None)
+        self.encoder: Any = _build(built)
+        accepted = inspect.signature(type(self.encoder).forward).parameters
+        self._segments = "token_type_ids" in accepted and int(getattr(source, "type_vocab_size", 0) or 0) > 1
+        self._first_position, self._longest = _positions(self.encoder, padding)
+        self._numbers_positions = "position_ids" in accepted
+
+    def encode(self, batch: Tokens) -> Encoded:
+        time = batch.ids.shape[1]
+        if self._longest is not None and time > self._longest:
+            raise InputError(
+                PLACE, f"a text has {time} tokens, and the encoder can read {self._longest}", "lower data.max_tokens"
+            )
+        inputs: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
+        if self._segments:
+            inputs["token_type_ids"] = batch.segments
+        if self._numbers_positions:
+            # RoBERTa would count its positions from the padding number, which is another one here.
+            positions = torch.arange(self._first_position, self._first_position + time, device=batch.ids.device)
+            inputs["position_ids"] = positions.expand(len(batch.ids), time)
+        explicit = "attentions" in self.output
+        if explicit and self.encoder.config._attn_implementation != "eager":
+            self.encoder.set_attn_implementation("eager")
+        answer = self.encoder(
+            **inputs, output_hidden_states="hidden" in self.output, output_attentions=explicit, return_dict=True
+        )
+        real = batch.mask.unsqueeze(-1)
+        states: Tensor = answer.last_hidden_state * real
+        pooled = states[:, 0] if self.pooling == "cls" else states.sum(1) / real.sum(1)
+        return Encoded(
+            pooled=pooled,
+            states=states,
+            hidden=answer.hidden_states if "hidden" in self.output else None,
+            attentions=answer.attentions if explicit else None,
+        )
+
+    def word_embedding(self) -> nn.Embedding | None:
+        table = self.encoder.get_input_embeddings()
+        return table if isinstance(table, nn.Embedding) else None
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Copies the checkpoint's weights, all but the word embeddings.
+
+        Raises InputError if the checkpoint cannot be read or lacks weights of the encoder.
+        """
+        if self.source is None:
+            return
+        table = self.word_embedding()
+        pretrained = _load(self.source)
+        ours, theirs = self.encoder.state_dict(), pretrained.state_dict()
+        for name, tensor in ours.items():
+            if table is not None and tensor.data_ptr() == table.weight.data_ptr():
+                continue
+            if name not in theirs or theirs[name].shape != tensor.shape:
+                raise InputError(PLACE, f"'{self.source}' has no weights for '{name}' of shape {tuple(tensor.shape)}")
+            tensor.copy_(theirs[name])
+        log.info("student: weights of '%s'; word embeddings come from the tokenizer's vectors", self.source)
+
+    def resolved_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in options.items() if key not in ("model", "config", "pretrained")}
+        return {**kept, "config": self._stored, "pretrained": False}
+
+
+def _config(model: str | None, config: dict[str, Any] | None) -> Any:
+    from transformers import AutoConfig
+
+    if model is not None:
+        folder = checkpoint_folder(model, PLACE, weights=False)
+        try:
+            found: Any = AutoConfig.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(PLACE, f"{folder / 'config.json'} cannot be read ({error})") from error
+    else:
+        values = dict(config or {})
+        model_type = values.pop("model_type", None)
+        if model_type is None:
+            raise InputError("student.config", "says no `model_type`", "give a whole config.json as a mapping")
+        try:
+            found = AutoConfig.for_model(model_type, **values)
+        except (ValueError, KeyError) as error:
+            raise InputError("student.config", f"transformers knows no model type '{model_type}'") from error
+    if getattr(found, "is_encoder_decoder", False) or not isinstance(getattr(found, "hidden_size", None), int):
+        raise InputError(PLACE, f"'{found.model_type}' is no plain text encoder", "give a BERT-type checkpoint")
+    return found
+
+
+def _build(config: Any) -> nn.Module:
+    from transformers import AutoModel
+
+    try:
+        encoder: Any = AutoModel.from_config(config, dtype=torch.float32)
+    except (ValueError, TypeError) as error:
+        raise InputError(PLACE, f"an encoder of type '{config.model_type}' cannot be built ({error})") from error
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # the pooling is ours; these weights would never learn
+    return encoder
+
+
+def _load(source: str) -> nn.Module:
+    from safetensors import SafetensorError
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    folder = checkpoint_folder(source, PLACE)
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise InputError(PLACE, f"{folder} cannot be loaded ({error})") from error
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    # A pooler is often missing, and is not used here; anything else would stay random without a word.
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise InputError(PLACE, f"{folder} has no weights for '{missing[0]}' ({len(missing)} in all)", "fetch it again")
+    return model
+
+
+def _positions(encoder: nn.Module, padding: int | None) -> tuple[int, int | None]:
+    """The number of the first token's position, and how many tokens there are positions for (None: any number)."""
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            # A padding row in the table is the mark of those that number positions from the padding token's number + 1.
+            first = 0 if module.padding_idx is None else (1 if padding is None else padding) + 1
+            return first, module.num_embeddings - first
+    return 0, None

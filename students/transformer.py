@@ -1,0 +1,253 @@
+"""A small BERT-like encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdtoolkit import Encoded, InputError, Student, Tokens
+
+from .options import dropout_rate, one_of, whole_number
+
+if TYPE_CHECKING:
+    from .bert_checkpoint import BertCheckpoint
+
+NORM_EPSILON = 1e-12  # BERT's, so that copied layers compute what they computed
+
+
+class Layer(nn.Module):
+    """Self-attention and feed-forward, each followed by dropout, residual and LayerNorm (post-LN, as in BERT)."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.rate = heads, dropout
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attended = nn.Linear(width, width)
+        self.attended_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.inner = nn.Linear(width, feedforward)
+        self.outer = nn.Linear(feedforward, width)
+        self.outer_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor, mask: Tensor | None, explicit: bool) -> tuple[Tensor, Tensor | None]:
+        """States (rows, time, width) and, if `explicit`, the attention (rows, heads, time, time) before dropout.
+
+        mask: (rows, 1, 1, time) bool, True on real tokens; None: every token is real.
+        """
+        rows, time, width = states.shape
+        parts = self.query_key_value(states).view(rows, time, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # each (rows, heads, time, width / heads)
+        rate = self.rate if self.training else 0.0
+        attention: Tensor | None = None
+        if explicit:
+            scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+            if mask is not None:
+                scores = scores.masked_fill(~mask, float("-inf"))
+            attention = scores.softmax(-1)
+            mixed = functional.dropout(attention, rate, self.training) @ value
+        else:
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
+        mixed = mixed.transpose(1, 2).reshape(rows, time, width)
+        states = self.attended_norm(states + self.dropout(self.attended(mixed)))
+        inner = self.outer(functional.gelu(self.inner(states)))
+        return self.outer_norm(states + self.dropout(inner)), attention
+
+
+class Transformer(Student):
+    """Word, position and segment embeddings, then `layers` post-LN encoder layers.
+
+    layers, width, heads: of the encoder; heads must divide width. feedforward: inner width, None: 4 * width.
+    dropout: on embeddings, attention, the output of every sublayer, and pooled.
+    positions: longest text it can read, in tokens; a longer one is an InputError.
+    pooling: "first" (the state of the first token) or "mean" over the real tokens.
+    pairs: "joint" reads a pair as one sequence with segments, "separate" encodes each text alone.
+    init_from: folder, alias or hub id of a BERT-type checkpoint of the same width, heads and feedforward. `initialise`
+    copies from it positions, segments, their LayerNorm, the chosen layers, and the word embeddings if it has as many
+    word pieces as this student (its own tokenizer with nothing left out; otherwise see the tokenizer's `vectors`).
+    init_layers: the checkpoint's layer numbers, from 0, one for each layer here; None: evenly spaced from its first
+    layer to its last, and its first alone if there is one layer here.
+
+    `encode` gives pooled (rows, width) and states (rows, time, width), which are zero on padding. Set the attribute
+    `output` to any of {"hidden", "attentions"} to have these too: hidden is the embeddings and each layer's states,
+    attentions are probabilities before dropout.
+
+    Raises ValueError for an option outside its range.
+    Source: Devlin et al. 2019 (arXiv:1810.04805), section 3; small sizes as in Turc et al. 2019 (arXiv:1908.08962).
+    """
+
+    provides = frozenset({"states", "hidden", "attentions"})
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        layers: int = 2,
+        width: int = 128,
+        heads: int = 2,
+        feedforward: int | None = None,
+        dropout: float = 0.1,
+        positions: int = 512,
+        pooling: Literal["first", "mean"] = "first",
+        pairs: Literal["joint", "separate"] = "joint",
+        init_from: str | None = None,
+        init_layers: Sequence[int] | None = None,
+    ) -> None:
+        feedforward = 4 * width if feedforward is None else feedforward
+        sizes = {"layers": layers, "width": width, "heads": heads, "feedforward": feedforward, "positions": positions}
+        for option, value in sizes.items():
+            whole_number(option, value)
+        if width % heads:
+            raise ValueError(f"heads: expected a divisor of width ({width}), received {heads}")
+        dropout_rate("dropout", dropout)
+        one_of("pooling", pooling, ("first", "mean"))
+        one_of("pairs", pairs, ("joint", "separate"))
+        if init_layers is not None:
+            if len(init_layers) != layers:
+                raise ValueError(f"init_layers: expected {layers} layer numbers, received {len(init_layers)}")
+            for number in init_layers:
+                whole_number("init_layers", number, least=0)
+        super().__init__(width=width)
+        self.pooling, self.pairs = pooling, pairs
+        self.init_from, self.init_layers = init_from, init_layers
+        self.output: frozenset[str] | set[str] = frozenset()
+        self.embed = nn.Embedding(vocab_size, width, padding_idx=0)
+        self.positions = nn.Embedding(positions, width)
+        self.segments = nn.Embedding(2, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(Layer(width, heads, feedforward, dropout) for _ in range(layers))
+        self.apply(_small_normal)
+
+    def encode(self, batch: Tokens) -> Encoded:
+        time = batch.ids.shape[1]
+        if time > self.positions.num_embeddings:
+            raise InputError(
+                "student.positions",
+                f"a text has {time} tokens, and the student can read {self.positions.num_embeddings}",
+                f"set student.positions to at least {time}, or data.max_tokens to less",
+            )
+        states = self.embed(batch.ids) + self.positions.weight[:time] + self.segments(batch.segments)
+        states = self.dropout(self.norm(states))
+        mask = batch.mask if _may_be_ragged(batch.mask) else None
+        keys = None if mask is None else mask[:, None, None, :]
+        hidden, attentions = [states], []
+        for layer in self.layers:
+            states, attention = layer(states, keys, "attentions" in self.output)
+            hidden.append(states)
+            attentions.append(attention)
+        if mask is not None:
+            states = states * mask.unsqueeze(-1)
+        if self.pooling == "first":
+            pooled = states[:, 0]
+        else:
+            pooled = states.sum(1) / (time if mask is None else mask.sum(1, keepdim=True))
+        return Encoded(
+            pooled=self.dropout(pooled),
+            states=states,
+            hidden=tuple(hidden) if "hidden" in self.output else None,
+            attentions=tuple(attentions) if "attentions" in self.output else None,
+        )
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Copies the weights of `init_from`, if it is given.
+
+        Raises InputError if the checkpoint cannot be read or its sizes are others than this student's.
+        """
+        if self.init_from is None:
+            return
+        from .bert_checkpoint import BertCheckpoint
+
+        checkpoint = BertCheckpoint(self.init_from, "student.init_from")
+        numbers = self._chosen_layers(checkpoint)
+        self._check_sizes(checkpoint)
+        words = checkpoint.tensor("embeddings.word_embeddings.weight")
+        if words.shape == self.embed.weight.shape:
+            self.embed.weight.copy_(words)
+            self.embed.weight[0].zero_()  # padding
+        positions = checkpoint.tensor("embeddings.position_embeddings.weight")
+        self.positions.weight.copy_(positions[: self.positions.num_embeddings])
+        segments = checkpoint.tensor("embeddings.token_type_embeddings.weight")[:2]
+        self.segments.weight[: len(segments)].copy_(segments)
+        for name in ("weight", "bias"):
+            getattr(self.norm, name).copy_(checkpoint.tensor(f"embeddings.LayerNorm.{name}"))
+        for number, layer in zip(numbers, self.layers):
+            assert isinstance(layer, Layer)
+            _copy_layer(checkpoint, f"encoder.layer.{number}", layer)
+
+    def _chosen_layers(self, checkpoint: BertCheckpoint) -> list[int]:
+        available, wanted = checkpoint.layers, len(self.layers)
+        if self.init_layers is None:
+            if wanted > available:
+                raise InputError(
+                    "student.layers",
+                    f"{wanted} layers cannot be copied from the {available} of '{self.init_from}'",
+                    f"use at most {available} layers, or name some twice in student.init_layers",
+                )
+            return [round(i * (available - 1) / max(wanted - 1, 1)) for i in range(wanted)]
+        if max(self.init_layers) >= available:
+            raise InputError(
+                "student.init_layers",
+                f"'{self.init_from}' has layers 0 to {available - 1}, received {max(self.init_layers)}",
+            )
+        return list(self.init_layers)
+
+    def _check_sizes(self, checkpoint: BertCheckpoint) -> None:
+        first = self.layers[0]
+        assert isinstance(first, Layer)
+        config = checkpoint.config
+        inner = checkpoint.tensor("encoder.layer.0.intermediate.dense.weight").shape
+        widths = {
+            "width": (inner[1], self.width),
+            "heads": (config.get("num_attention_heads"), first.heads),
+            "feedforward": (inner[0], first.inner.out_features),
+        }
+        for option, (expected, received) in widths.items():
+            if expected != received:
+                raise InputError(
+                    f"student.{option}",
+                    f"'{self.init_from}' needs {option} {expected}, received {received}",
+                    f"set student.{option} to {expected}, or leave out student.init_from",
+                )
+        longest = checkpoint.tensor("embeddings.position_embeddings.weight").shape[0]
+        if self.positions.num_embeddings > longest:
+            raise InputError(
+                "student.positions",
+                f"'{self.init_from}' has {longest} positions, received {self.positions.num_embeddings}",
+                f"set student.positions to at most {longest}",
+            )
+
+
+def _copy_layer(checkpoint: BertCheckpoint, prefix: str, layer: Layer) -> None:
+    for name in ("weight", "bias"):
+        parts = [checkpoint.tensor(f"{prefix}.attention.self.{part}.{name}") for part in ("query", "key", "value")]
+        getattr(layer.query_key_value, name).copy_(torch.cat(parts))
+        for module, key in (
+            (layer.attended, "attention.output.dense"),
+            (layer.attended_norm, "attention.output.LayerNorm"),
+            (layer.inner, "intermediate.dense"),
+            (layer.outer, "output.dense"),
+            (layer.outer_norm, "output.LayerNorm"),
+        ):
+            getattr(module, name).copy_(checkpoint.tensor(f"{prefix}.{key}.{name}"))
+
+
+def _small_normal(module: nn.Module) -> None:
+    """BERT's initial weights: normal with standard deviation 0.02, biases and padding zero."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx].detach())
+
+
+def _may_be_ragged(mask: Tensor) -> bool:
+    """Whether a mask has to be passed on. Only a CPU is asked: a GPU would have to be waited for."""
+    return torch.compiler.is_compiling() or mask.device.type != "cpu" or not bool(mask.all())

@@ -1,0 +1,251 @@
+"""Any Hugging Face encoder as a teacher: as it is if it has the task's head, else fine-tuned first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from kdtoolkit.errors import InputError
+from kdtoolkit.example import Example
+from kdtoolkit.hub import checkpoint_folder
+from kdtoolkit.progress import log
+from kdtoolkit.tasks import Task
+from kdtoolkit.teacher import Teacher
+
+from .checkpoint import Checkpoint
+from .label_map import LabelMap, explicit, generic, identity, reconcile
+from .sequences import Reader, padded, texts_of
+
+if TYPE_CHECKING:
+    from kdtoolkit.data.rows import Rows
+
+    from .classifier import Classifier
+    from .fine_tuning import Settings
+
+MAX_TOKENS = 128
+ENCODE_ROWS = 2048
+
+
+class HuggingFaceTeacher(Teacher):
+    """A sequence-classification checkpoint: an alias (bert-large), a hub id or a folder.
+
+    It is `ready` if the checkpoint has a classification head whose label names are the task's, up to case, punctuation
+    and known synonyms, in any order. Otherwise `fine_tune` trains a fresh head. Names such as LABEL_0 say nothing: with
+    as many of them as the task has labels, `label_map` or `head` must decide.
+
+    label_map: checkpoint label -> task label ({LABEL_0: negative, LABEL_1: positive}); labels left out are dropped,
+    several that stand for one are merged (probabilities add).
+    head: "auto", or "new": train a fresh head whatever the checkpoint has.
+    max_tokens: longest text in the checkpoint's own tokens; None: 128, or what its positions hold if that is less.
+    batch_tokens: tokens of a forward pass when labelling, padding included. precision: fp32 | bf16 (autocast).
+    epochs, learning_rate, batch_rows, accumulate, warmup_fraction, weight_decay, dropout (None: the checkpoint's),
+    checkpoint_every_steps, threads: of fine-tuning. revision: of a hub id.
+    trust_remote_code: run Python code that comes with the checkpoint.
+    Raises InputError if the checkpoint is not there, cannot be read, or its labels are ambiguous.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        task: Task,
+        *,
+        label_map: Mapping[str | int, str] | None = None,
+        head: Literal["auto", "new"] = "auto",
+        max_tokens: int | None = None,
+        batch_tokens: int = 4096,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        epochs: float = 3.0,
+        learning_rate: float = 5e-5,
+        batch_rows: int = 32,
+        accumulate: int = 1,
+        warmup_fraction: float = 0.1,
+        weight_decay: float = 0.01,
+        dropout: float | None = None,
+        checkpoint_every_steps: int | None = 500,
+        threads: int | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__(source, task)
+        self.place = f"teacher '{source}'"
+        self._check("head", head in ("auto", "new"), head, "auto or new")
+        self._check("precision", precision in ("fp32", "bf16"), precision, "fp32 or bf16")
+        self._check("batch_tokens", batch_tokens >= 1, batch_tokens, "a positive number")
+        self._check("max_tokens", max_tokens is None or max_tokens >= 8, max_tokens, "at least 8")
+        self._check("epochs", epochs > 0, epochs, "a positive number")
+        self._check("learning_rate", learning_rate > 0, learning_rate, "a positive number")
+        self._check("batch_rows", batch_rows >= 1, batch_rows, "a positive number")
+        self._check("accumulate", accumulate >= 1, accumulate, "a positive number")
+        self._check("warmup_fraction", 0 <= warmup_fraction < 1, warmup_fraction, "0 to below 1")
+        self._check("weight_decay", weight_decay >= 0, weight_decay, "0 or more")
+        self._check("dropout", dropout is None or 0 <= dropout < 1, dropout, "0 to below 1")
+        self.head, self.label_map, self.precision = head, label_map, precision
+        self.batch_tokens, self.trust_remote_code = batch_tokens, trust_remote_code
+        self._asked_tokens = max_tokens
+        self._fine_tuning: dict[str, Any] = {
+            "epochs": epochs, "learning_rate": learning_rate, "batch_rows": batch_rows, "accumulate": accumulate,
+            "warmup_fraction": warmup_fraction, "weight_decay": weight_decay, "dropout": dropout,
+            "precision": precision, "checkpoint_every_steps": checkpoint_every_steps, "threads": threads,
+        }  # fmt: skip
+        self._use(checkpoint_folder(source, self.place, revision=revision))
+
+    def _check(self, option: str, holds: bool, value: object, expected: str) -> None:
+        if not holds:
+            raise InputError(f"{self.place}: {option}", f"{value!r} is not {expected}")
+
+    def _use(self, folder: Path) -> None:
+        """Answers from the checkpoint in `folder` from now on."""
+        self.checkpoint = Checkpoint(folder, self.place, trust_remote_code=self.trust_remote_code)
+        self.max_tokens = self._longest_text()
+        self._map = self._find_map()
+        self._model: Classifier | None = None
+        self._reader: Reader | None = None
+
+    def _longest_text(self) -> int:
+        limit = self.checkpoint.longest
+        if limit is not None and self._asked_tokens is not None and self._asked_tokens > limit:
+            raise InputError(
+                f"{self.place}: max_tokens",
+                f"{self._asked_tokens} tokens are asked for and the checkpoint has positions for {limit}",
+                f"set it to {limit} or less",
+            )
+        if self._asked_tokens is not None:
+            return self._asked_tokens
+        return MAX_TOKENS if limit is None else min(MAX_TOKENS, limit)
+
+    def _find_map(self) -> LabelMap | None:
+        """How the checkpoint's columns are the task's, or None: a fresh head is needed."""
+        checkpoint, task, record = self.checkpoint, self.task, self.checkpoint.record
+        place = f"{self.place}: label_map"
+        if self.label_map is not None and not (checkpoint.has_head or record):
+            raise InputError(place, "the checkpoint has no classification head", "leave label_map out")
+        if not checkpoint.has_head or (self.head == "new" and record.get("head") != "new"):
+            return None
+        problem, count = checkpoint.config.problem_type, checkpoint.config.num_labels
+        if task.kind == "regression":
+            return identity(1) if count == 1 and problem in (None, "regression") else None
+        if count < 2 or problem == "regression" or not task.labels:
+            return None
+        if (problem == "multi_label_classification") != (task.kind == "multilabel"):
+            return None
+        names = checkpoint.label_names
+        found = reconcile(names, task.labels)
+        if self.label_map is not None and not record:
+            return explicit(names, task.labels, self.label_map, place, merge=task.kind == "classification")
+        if found is None and generic(names) and count == len(task.labels):
+            raise InputError(
+                place,
+                f"the checkpoint calls its labels {names[0]} to {names[-1]}, which does not say which of "
+                f"{', '.join(task.labels)} is which",
+                f"say it (label_map: {{{names[0]}: {task.labels[0]}, ...}}), or set `head: new` to fine-tune it afresh",
+            )
+        return found
+
+    @property
+    def ready(self) -> bool:
+        return self._map is not None
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint's files are."""
+        return self.checkpoint.folder
+
+    @property
+    def fingerprint(self) -> str:
+        facts = {
+            "version": 1,
+            "files": self.checkpoint.digest(),
+            "labels": list(self.task.labels),
+            "columns": self._map.columns if self._map else None,
+            "max_tokens": self.max_tokens,
+            "precision": self.precision,
+        }
+        return blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def parameters(self) -> int | None:
+        return self.checkpoint.parameters
+
+    def bytes(self) -> int | None:
+        return self.checkpoint.bytes
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were cut to `max_tokens` so far."""
+        return self._reader.truncated if self._reader else 0
+
+    @torch.inference_mode()
+    def logits(self, examples: Sequence[Example]) -> np.ndarray:
+        """(rows, task.outputs) float32 in the order of `task.labels`; regression in the unit the head was trained on.
+
+        Batches are a function of the texts' token lengths in this list, so the same list gives the same bits, and
+        another list the same values within 1e-5.
+        """
+        if self._map is None:
+            raise InputError(self.place, f"has no head for '{self.task.name}' yet", "fine-tune it first (kdtool teach)")
+        model, reader = self._loaded(), self._reading()
+        device = next(model.parameters()).device
+        values = np.empty((len(examples), self.task.outputs), np.float32)
+        sequences = []
+        for start in range(0, len(examples), ENCODE_ROWS):
+            some = examples[start : start + ENCODE_ROWS]
+            sequences += reader.encode(texts_of([e.text for e in some], [e.second for e in some]))
+        lengths = np.array([len(s.ids) for s in sequences], np.int64)
+        for rows in _by_length(lengths, self.batch_tokens):
+            tokens = padded([sequences[row] for row in rows], reader.pad_id).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                outputs = model.outputs(tokens)
+            values[rows] = self._map.apply(outputs.float()).cpu().numpy()
+        return values
+
+    def fine_tune(self, rows: Rows, folder: Path, *, seed: int, **options: Any) -> None:
+        """Trains a fresh head and the encoder on the labelled rows and answers from `folder` afterwards.
+
+        options: replace the constructor's fine-tuning options. Restarted, it resumes, bit for bit; the result is a
+        plain Hugging Face folder.
+        """
+        from .fine_tuning import Settings, fine_tune
+
+        settings: Settings = replace(Settings(**self._fine_tuning), **options)
+        reader = self._reading()
+        before = reader.truncated
+        fine_tune(self.checkpoint, reader, self.task, rows, folder, settings, seed=seed, head=self.head)
+        if reader.truncated > before:
+            log.info("%s: %d of %d texts cut to %d tokens", self.place, reader.truncated - before, len(rows),
+                     self.max_tokens)  # fmt: skip
+        self.close()
+        self._use(folder)
+
+    def close(self) -> None:
+        self._model = None
+
+    def _loaded(self) -> Classifier:
+        if self._model is None:
+            from .classifier import Classifier
+
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            self._model = Classifier(self.checkpoint.load()).to(device).eval()
+        return self._model
+
+    def _reading(self) -> Reader:
+        if self._reader is None:
+            self._reader = Reader(
+                self.folder, self.place, max_tokens=self.max_tokens, trust_remote_code=self.trust_remote_code
+            )
+        return self._reader
+
+
+def _by_length(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Row numbers in batches of like length, longest first, none above `batch_tokens` with its padding."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, batch_tokens // int(lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows

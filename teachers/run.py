@@ -1,0 +1,69 @@
+"""A student of an earlier run as the teacher of another: teacher assistants, born-again networks, model compression."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+
+import kdtoolkit
+from kdtoolkit import Example, InputError, Task, Teacher
+from kdtoolkit.errors import did_you_mean
+from kdtoolkit.labels.values import by_name
+
+
+class RunTeacher(Teacher):
+    """A finished run (runs/NAME) or its student folder.
+
+    source: the folder. source_task: the name that the run gave to this task; default: the same name.
+    The run's labels may come in another order: columns are matched by name.
+    Sources: Mirzadeh et al. 2020 (arXiv:1902.03393), teacher assistants; Furlanello et al. 2018 (arXiv:1805.04770),
+    born-again networks.
+    """
+
+    def __init__(self, source: str, task: Task, *, source_task: str | None = None) -> None:
+        super().__init__(source, task)
+        place = f"teacher {source}, task {task.name}"
+        self._predictor = kdtoolkit.load(source)
+        name = source_task or task.name
+        if name not in self._predictor.tasks:
+            known = self._predictor.tasks
+            raise InputError(place, f"that run has no task '{name}'", f"{did_you_mean(name, known)} (`source_task`)")
+        theirs = self._predictor.tasks[name]
+        self._name = name
+        if theirs.kind != task.kind:
+            raise InputError(place, f"its '{name}' is a {theirs.kind} task, this one is {task.kind}")
+        if bool(theirs.pair) != bool(task.pair):
+            reads = {True: "pairs of texts", False: "single texts"}
+            raise InputError(
+                place, f"its '{name}' reads {reads[bool(theirs.pair)]}, this task {reads[bool(task.pair)]}"
+            )
+        columns = by_name(theirs.labels, task)
+        if columns is None:
+            raise InputError(
+                place, f"its labels are {list(theirs.labels)}, those of this task are {list(task.labels)}",
+                "name the labels alike (`labels` of the task)",
+            )  # fmt: skip
+        # A regression task has no names and one column.
+        self._columns = columns if len(columns) else np.zeros(1, dtype=np.intp)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the student's weights, tokenizer and config, the task and the order of its labels."""
+        parts = ["run", self._predictor.fingerprint, self._name, list(self.task.labels), self._columns.tolist()]
+        return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+    def logits(self, examples: Sequence[Example]) -> np.ndarray:
+        """The student's outputs, (rows, outputs) float32, in the order of this task's labels."""
+        texts = [(e.text, e.second or "") if self.task.pair else e.text for e in examples]
+        return np.ascontiguousarray(self._predictor.predict_logits(texts, task=self._name)[:, self._columns])
+
+    def parameters(self) -> int | None:
+        """Those of the student."""
+        return self._predictor.parameters
+
+    def bytes(self) -> int | None:
+        """Size of the student's weights."""
+        return self._predictor.bytes

@@ -1,0 +1,235 @@
+"""The plan of batches: what holds for any sizes, lengths, seed and number of ranks."""
+
+import itertools
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdtoolkit.data.batch_plan import BatchPlan
+from kdtoolkit.schedule import Schedule
+
+sizes = st.lists(st.integers(0, 60), min_size=1, max_size=5).filter(lambda rows: sum(rows) > 0)
+exponents = st.sampled_from([0.0, 0.5, 0.75, 1.0, 1.5, Schedule(from_=1.0, to=0.0)])
+
+
+def make(task_rows, *, longest=30, data_seed=0, **options):
+    generator = np.random.default_rng(data_seed)
+    lengths = [generator.integers(1, longest + 1, rows).astype(np.int32) for rows in task_rows]
+    return BatchPlan(task_rows, lengths, **{"batch_rows": 8, "epochs": 2, "seed": 0, **options}), np.concatenate(
+        lengths
+    )
+
+
+any_plan = st.fixed_dictionaries(
+    {
+        "task_rows": sizes,
+        "batch_rows": st.integers(1, 20),
+        "accumulate": st.integers(1, 3),
+        "epochs": st.sampled_from([0.4, 1, 2, 2.5]),
+        "seed": st.integers(0, 5),
+        "exponent": exponents,
+        "batch": st.sampled_from(["one_task", "mixed"]),
+    }
+)
+
+
+def task_of(plan, rows):
+    """Position of the task of each global row."""
+    return np.searchsorted(np.cumsum(plan._task_rows), rows, side="right")
+
+
+def epoch_rows(plan, epoch):
+    steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+    return np.concatenate([rows for step in steps for rows in plan.window(step).batches])
+
+
+@settings(max_examples=80, deadline=None)
+@given(any_plan)
+def test_an_epoch_has_as_many_steps_as_its_rows_need_whatever_the_sampling(keys):
+    plan, _ = make(**keys)
+    rows, window = sum(keys["task_rows"]), keys["batch_rows"] * keys["accumulate"]
+    assert plan.steps_per_epoch == math.ceil(rows / window)
+    assert plan.steps == max(1, math.ceil(keys["epochs"] * plan.steps_per_epoch))
+
+
+@settings(max_examples=80, deadline=None)
+@given(any_plan)
+def test_every_row_is_visited_exactly_as_often_as_planned(keys):
+    plan, _ = make(**{**keys, "epochs": 3})
+    for epoch in range(3):
+        counts = np.bincount(epoch_rows(plan, epoch), minlength=plan.rows)
+        np.testing.assert_array_equal(counts, plan.visits(epoch))
+        assert counts.sum() == plan.rows
+        ends = np.cumsum([0, *keys["task_rows"]])
+        for task, rows in enumerate(keys["task_rows"]):
+            own = counts[ends[task] : ends[task + 1]]
+            assert own.sum() == plan.task_visits(epoch)[task]
+            if rows:
+                assert set(own) <= {own.sum() // rows, -(-own.sum() // rows)}
+        if keys["exponent"] == 1.0:
+            assert (counts == 1).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(any_plan, st.integers(1, 6))
+def test_over_any_number_of_epochs_the_rows_of_a_task_differ_by_one_visit_at_most(keys, epochs):
+    plan, _ = make(**{**keys, "epochs": epochs})
+    total = sum(plan.visits(epoch) for epoch in range(epochs))
+    ends = np.cumsum([0, *keys["task_rows"]])
+    for a, b in itertools.pairwise(ends):
+        assert a == b or np.ptp(total[a:b]) <= 1
+
+
+@settings(max_examples=80, deadline=None)
+@given(any_plan, st.integers(1, 7))
+def test_any_split_over_ranks_is_the_same_global_window(keys, world_size):
+    plan, _ = make(**keys)
+    for step in range(plan.steps):
+        whole = plan.window(step)
+        ranks = [plan.window(step, rank, world_size) for rank in range(world_size)]
+        assert whole.planned_rows == sum(map(len, whole.batches)) == sum(len(b) for r in ranks for b in r.batches)
+        for number, batch in enumerate(whole.batches):
+            np.testing.assert_array_equal(np.concatenate([rank.batches[number] for rank in ranks]), batch)
+        for rank in ranks:
+            assert rank.planned_rows == whole.planned_rows and len(rank.batches) == len(whole.batches)
+            assert all(abs(len(r) * world_size - len(b)) < world_size for r, b in zip(rank.batches, whole.batches))
+
+
+@settings(max_examples=40, deadline=None)
+@given(any_plan, st.randoms(use_true_random=False))
+def test_a_step_is_the_same_whatever_was_asked_before(keys, random):
+    plan, _ = make(**keys)
+    inorder = [plan.window(step).batches for step in range(plan.steps)]
+    fresh, _ = make(**keys)
+    for step in random.sample(range(plan.steps), plan.steps):
+        for one, two in zip(fresh.window(step).batches, inorder[step], strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+@settings(max_examples=80, deadline=None)
+@given(any_plan)
+def test_micro_batches_are_never_empty_nor_larger_than_asked(keys):
+    plan, _ = make(**keys)
+    for step in range(plan.steps):
+        window = plan.window(step)
+        assert all(0 < len(batch) <= keys["batch_rows"] and batch.dtype == np.int32 for batch in window.batches)
+        if keys["batch"] == "mixed" or sum(rows > 0 for rows in keys["task_rows"]) == 1:
+            assert window.planned_rows <= keys["batch_rows"] * keys["accumulate"]
+            assert len(window.batches) <= keys["accumulate"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(any_plan)
+def test_a_batch_of_one_task_has_one_task_and_so_has_its_window_if_steps_suffice(keys):
+    plan, _ = make(**{**keys, "batch": "one_task"})
+    for step in range(plan.steps):
+        tasks = [set(task_of(plan, batch).tolist()) for batch in plan.window(step).batches]
+        assert all(len(of_batch) == 1 for of_batch in tasks)
+        visited = sum(visits > 0 for visits in plan.task_visits(step // plan.steps_per_epoch))
+        if visited <= plan.steps_per_epoch:
+            assert len(set.union(*tasks)) == 1
+
+
+def spread(plan, lengths, rows_of_step):
+    return sum(int(np.ptp(lengths[rows_of_step(step)])) for step in range(plan.steps_per_epoch))
+
+
+def whole_window(plan):
+    return lambda step: np.concatenate(plan.window(step).batches)
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_plan)
+def test_batches_of_all_tasks_spread_no_more_than_the_longest_text(keys):
+    # Sorted and cut, the spreads of all windows add up to at most the whole range.
+    plan, lengths = make(**{**keys, "batch": "mixed", "epochs": 1})
+    assert spread(plan, lengths, whole_window(plan)) <= np.ptp(lengths)
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_plan)
+def test_batches_of_one_task_spread_no_more_than_the_longest_text_a_pass(keys):
+    plan, lengths = make(**{**keys, "batch": "one_task", "epochs": 1})
+    passes = sum(-(-visits // rows) for visits, rows in zip(plan.task_visits(0), keys["task_rows"]) if rows)
+    if sum(visits > 0 for visits in plan.task_visits(0)) <= plan.steps_per_epoch:
+        assert spread(plan, lengths, whole_window(plan)) <= passes * 30
+
+
+def test_shares_are_equal_at_exponent_zero_and_as_sizes_at_one():
+    rows = [10, 1000, 90]
+    assert make(rows, exponent=1.0)[0].task_visits(0) == rows
+    assert sorted(make(rows, exponent=0.0)[0].task_visits(0)) == [366, 367, 367]
+    shares = make(rows, exponent=0.75)[0].task_visits(0)
+    powers = [n**0.75 for n in rows]
+    assert all(abs(share - 1100 * p / sum(powers)) < 1 for share, p in zip(shares, powers))
+
+
+def test_a_scheduled_exponent_goes_from_one_sampling_to_the_other():
+    plan, _ = make([10, 90], exponent=Schedule(from_=1.0, to=0.0, end=0.6), epochs=3)
+    assert plan.task_visits(0) == [10, 90] and plan.task_visits(2) == [50, 50]
+    assert 10 < plan.task_visits(1)[0] < 50
+
+
+def test_steps_are_shared_in_proportion_to_visits():
+    plan, _ = make([800, 160, 1], epochs=1)
+    steps = np.bincount([int(task_of(plan, plan.window(s).batches[0])[0]) for s in range(plan.steps)])
+    assert steps.sum() == plan.steps == 121
+    assert abs(steps[0] - 121 * 800 / 961) <= 1 and abs(steps[1] - 121 * 160 / 961) <= 1 and steps[2] == 1
+
+
+def test_a_row_does_not_meet_its_own_copy_when_a_task_is_shown_many_times():
+    plan, _ = make([40, 4000], exponent=0.0, epochs=1, batch_rows=8, longest=4)
+    batches = [b for s in range(plan.steps) for b in plan.window(s).batches if b[0] < 40]
+    repeated = sum(len(b) - len(np.unique(b)) for b in batches)
+    assert sum(map(len, batches)) == 2020 and repeated < 0.1 * 2020  # only where one pass turns into the next
+
+
+def test_epochs_and_seeds_differ():
+    plan, _ = make([200], longest=1)
+    other, _ = make([200], longest=1, seed=1)
+    first, second, third = epoch_rows(plan, 0), epoch_rows(plan, 1), epoch_rows(other, 0)
+    assert not np.array_equal(first, second) and not np.array_equal(first, third)
+
+
+def test_windows_do_not_come_in_the_order_of_length():
+    plan, lengths = make([800], epochs=1)
+    means = [lengths[whole_window(plan)(step)].mean() for step in range(plan.steps)]
+    assert abs(np.corrcoef(means, np.arange(plan.steps))[0, 1]) < 0.3
+
+
+def test_a_fraction_of_an_epoch_is_not_lengthened_by_rounding():
+    assert make([80], epochs=0.1 * 3)[0].steps == 3
+    assert make([80], epochs=0.31)[0].steps == 4
+    assert make([80], epochs=0.001)[0].steps == 1
+
+
+@pytest.mark.parametrize(
+    "keys", [{"task_rows": [0]}, {"task_rows": [3], "epochs": 0}, {"task_rows": [3], "batch_rows": 0},
+             {"task_rows": [3], "batch": "other"}],
+)  # fmt: skip
+def test_nonsense_is_refused(keys):
+    with pytest.raises(ValueError):
+        make(**keys)
+    plan, _ = make([3])
+    for arguments in ((plan.steps,), (-1,), (0, 2, 2)):
+        with pytest.raises(IndexError):
+            plan.window(*arguments)
+
+
+@pytest.mark.parametrize("batch", ["one_task", "mixed"])
+def test_memory_is_a_few_integers_a_row(batch):
+    rows = [300_000, 100_000]
+    lengths = [np.random.default_rng(0).integers(1, 60, n).astype(np.int32) for n in rows]
+    tracemalloc.start()
+    try:
+        plan = BatchPlan(rows, lengths, batch_rows=64, epochs=3, seed=0, exponent=0.5, batch=batch)
+        plan.window(0)
+        plan.window(plan.steps - 1)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 12 * sum(rows) and peak < 64 * sum(rows)

@@ -1,0 +1,234 @@
+"""A teacher is run once on each text, in the same batches however the work is cut, stopped or shared."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdtoolkit import Example, InputError, Task, Teacher
+from kdtoolkit.data.rows import write_rows
+from kdtoolkit.labels import LabelStore, label_rows
+
+TASK = Task("mood", text=("text",), labels=("bad", "good"))
+
+
+class CountingTeacher(Teacher):
+    """Logits that depend on the text and, in the last bits, on the batch, as those of a real model do."""
+
+    def __init__(self, source="counting", task=TASK, *, fingerprint="c0", batch_noise=True, version=True, shift=0.0):
+        super().__init__(source, task)
+        self._fingerprint, self.batch_noise, self.version, self.shift = fingerprint, batch_noise, version, shift
+        self.seen = []
+
+    def logits(self, examples):
+        self.seen += [example.text for example in examples]
+        assert all(example.label is None for example in examples), "a teacher must not see gold labels"
+        numbers = [int.from_bytes(blake2b(e.text.encode(), digest_size=4).digest(), "big") for e in examples]
+        values = np.array([[n / 2**32, -n / 2**31] for n in numbers], np.float32) + np.float32(self.shift)
+        return values + (np.float32(1e-6 * sum(numbers) % 1e-5) if self.batch_noise else np.float32(0))
+
+    @property
+    def fingerprint(self):
+        return self._fingerprint
+
+    @property
+    def reusable(self):
+        return self.version
+
+
+def rows_of(folder, texts, name="train"):
+    return write_rows(folder / f"{name}.arrow", TASK, [[Example("mood", text, None, 1) for text in texts]])
+
+
+def contents(store):
+    return {part.name: part.read_bytes() for part in store.parts()}
+
+
+def words(count):
+    return ["word " * (number * 7 % 11 + 1) + str(number) for number in range(count)]
+
+
+SMALL = {"batch_rows": 4, "part_batches": 2}
+
+
+def test_each_text_is_labelled_once_and_never_again(tmp_path):
+    teacher = CountingTeacher()
+    train, dev = rows_of(tmp_path, words(30) * 2), rows_of(tmp_path, words(35), "dev")
+    store = LabelStore.of(teacher, tmp_path)
+    report = label_rows(teacher, [train, dev], store, **SMALL)
+    assert sorted(teacher.seen) == sorted(words(35))
+    assert (report.rows, report.labelled, report.already) == (35, 35, 0)
+    again = label_rows(teacher, [dev, train], LabelStore.of(teacher, tmp_path), **SMALL)
+    assert (again.rows, again.labelled, again.already) == (35, 0, 35)
+    assert len(teacher.seen) == 35
+
+
+def test_only_new_texts_are_labelled_when_a_store_grows(tmp_path):
+    teacher = CountingTeacher(batch_noise=False)
+    store = LabelStore.of(teacher, tmp_path)
+    label_rows(teacher, [rows_of(tmp_path, words(20))], store, **SMALL)
+    before = contents(store)
+    teacher.seen.clear()
+    grown = rows_of(tmp_path, words(33), "grown")
+    report = label_rows(teacher, [grown], store, **SMALL)
+    assert (report.labelled, report.already) == (13, 20) and sorted(teacher.seen) == sorted(words(33)[20:])
+    assert before.items() <= contents(store).items()
+    np.testing.assert_array_equal(store.read(grown.ids()), teacher.logits([Example("mood", t) for t in words(33)]))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 40), st.integers(1, 3))
+def test_order_splits_and_repeats_of_rows_change_no_byte(tmp_path_factory, random, count, splits):
+    texts = words(count)
+    folder = tmp_path_factory.mktemp("case")
+    plain = LabelStore.of(CountingTeacher(), folder / "plain")
+    label_rows(CountingTeacher(), [rows_of(folder, texts)], plain, **SMALL)
+    shuffled = texts + random.sample(texts, random.randint(0, count))
+    random.shuffle(shuffled)
+    cut = sorted(random.randint(0, len(shuffled)) for _ in range(splits - 1))
+    pieces = [shuffled[a:b] for a, b in zip([0, *cut], [*cut, len(shuffled)])]
+    other = LabelStore.of(CountingTeacher(), folder / "other")
+    label_rows(CountingTeacher(), [rows_of(folder, p, f"split{i}") for i, p in enumerate(pieces)], other, **SMALL)
+    assert contents(plain) == contents(other) != {}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sets(st.integers(0, 5)))
+def test_whichever_parts_are_missing_they_come_back_with_the_same_bytes(tmp_path_factory, lost):
+    folder = tmp_path_factory.mktemp("case")
+    rows, store = rows_of(folder, words(45)), LabelStore.of(CountingTeacher(), folder)
+    label_rows(CountingTeacher(), [rows], store, **SMALL)
+    whole = contents(store)
+    assert len(whole) == 6
+    for number in lost:
+        store.parts()[0 if number >= len(store.parts()) else number].unlink()
+    label_rows(CountingTeacher(), [rows], store, **SMALL)
+    assert contents(store) == whole
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_any_number_of_processes_write_the_same_parts_and_share_them(tmp_path, world_size):
+    rows = rows_of(tmp_path, words(45))
+    alone = LabelStore.of(CountingTeacher(), tmp_path / "alone")
+    label_rows(CountingTeacher(), [rows], alone, **SMALL)
+    shared = LabelStore.of(CountingTeacher(), tmp_path / "shared")
+    reports = [
+        label_rows(CountingTeacher(), [rows], shared, rank=rank, world_size=world_size, **SMALL)
+        for rank in reversed(range(world_size))
+    ]
+    assert contents(shared) == contents(alone)
+    assert sum(report.labelled for report in reports) == 45
+
+
+def test_other_batches_give_other_bytes_so_that_equal_bytes_mean_something(tmp_path):
+    rows = rows_of(tmp_path, words(45))
+    stores = [LabelStore.of(CountingTeacher(), tmp_path / str(size)) for size in (4, 8)]
+    for store, size in zip(stores, (4, 8)):
+        label_rows(CountingTeacher(), [rows], store, batch_rows=size, part_batches=8 // size)
+    assert contents(stores[0]).keys() == contents(stores[1]).keys()
+    assert contents(stores[0]) != contents(stores[1])
+
+
+def test_a_changed_teacher_never_mixes_with_the_old_one(tmp_path):
+    rows = rows_of(tmp_path, words(10))
+    old, new = CountingTeacher(fingerprint="01d"), CountingTeacher(fingerprint="0e3", shift=5.0)
+    for teacher in (old, new):
+        label_rows(teacher, [rows], LabelStore.of(teacher, tmp_path), **SMALL)
+    assert len(new.seen) == len(old.seen) == 10
+    difference = LabelStore.of(new, tmp_path).read(rows.ids()) - LabelStore.of(old, tmp_path).read(rows.ids())
+    np.testing.assert_allclose(difference, 5.0, rtol=1e-5)
+
+
+def test_a_teacher_without_version_is_asked_again_about_32_stored_rows(tmp_path):
+    rows = rows_of(tmp_path, words(200))
+    first = CountingTeacher(version=False)
+    label_rows(first, [rows], LabelStore.of(first, tmp_path))
+    same = CountingTeacher(version=False)
+    label_rows(same, [rows], LabelStore.of(same, tmp_path))
+    assert len(same.seen) == 32
+    changed = CountingTeacher(version=False, shift=0.01)
+    with pytest.raises(InputError, match=r"other values for 32 of 32 texts.*give it a `version`.*or delete"):
+        label_rows(changed, [rows], LabelStore.of(changed, tmp_path))
+
+
+def test_texts_that_a_teacher_lacks_are_counted_before_it_is_run(tmp_path):
+    class Lacking(CountingTeacher):
+        def answers(self, ids):
+            return np.arange(len(ids)) % 10 != 0
+
+    teacher = Lacking()
+    with pytest.raises(InputError, match=r"no values for 5 of 50 texts, such as 'word.*\(id [0-9a-f]{32}\)"):
+        label_rows(teacher, [rows_of(tmp_path, words(50))], LabelStore.of(teacher, tmp_path))
+    assert not teacher.seen
+
+
+@pytest.mark.parametrize(
+    "result, cause",
+    [
+        (lambda values: values[:, :1], r"shape \(8, 1\) where \(8, 2\)"),
+        (lambda values: values * np.nan, "NaN among the logits in 8 of 8 rows"),
+        (lambda values: [["x", "y"]] * len(values), "could not convert"),
+    ],
+)
+def test_what_is_no_array_of_logits_is_refused(tmp_path, result, cause):
+    class Wrong(CountingTeacher):
+        def logits(self, examples):
+            return result(super().logits(examples))
+
+    with pytest.raises(InputError, match=cause):
+        label_rows(Wrong(), [rows_of(tmp_path, words(8))], LabelStore.of(Wrong(), tmp_path))
+
+
+def test_no_rows_are_no_work(tmp_path):
+    teacher = CountingTeacher()
+    assert label_rows(teacher, [rows_of(tmp_path, [])], LabelStore.of(teacher, tmp_path)).rows == 0
+    assert label_rows(teacher, [], LabelStore.of(teacher, tmp_path)).rows == 0
+
+
+def test_labelling_that_is_killed_resumes_to_the_same_bytes(tmp_path):
+    rows = rows_of(tmp_path, words(90))
+    whole = LabelStore.of(CountingTeacher(), tmp_path / "whole")
+    label_rows(CountingTeacher(), [rows], whole, **SMALL)
+    script = tmp_path / "slow.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys, time
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_labelling import SMALL, TASK, CountingTeacher
+        from kdtoolkit.data.rows import Rows
+        from kdtoolkit.labels import LabelStore, label_rows
+
+        class Slow(CountingTeacher):
+            def logits(self, examples):
+                time.sleep(0.03)
+                return super().logits(examples)
+
+        teacher = Slow()
+        label_rows(teacher, [Rows.open({str(rows.path)!r}, TASK)], LabelStore.of(teacher, {str(tmp_path / "killed")!r}),
+                   **SMALL)
+        """)
+    )
+    killed = LabelStore.of(CountingTeacher(), tmp_path / "killed")
+    finished = 0
+    for wanted in (2, 6):  # killed twice
+        process = subprocess.Popen([sys.executable, str(script)])
+        deadline = time.monotonic() + 60
+        while len(killed.parts()) < wanted and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert finished < len(killed.parts()) < len(whole.parts())
+        finished = len(killed.parts())
+        assert contents(killed).items() <= contents(whole).items()
+    teacher = CountingTeacher()
+    report = label_rows(teacher, [rows], killed, **SMALL)
+    assert contents(killed) == contents(whole)
+    assert report.labelled + report.already == 90 and report.already >= 6 * 8

@@ -1,0 +1,103 @@
+"""The BiLSTM student: against a plain loop over texts, and its options."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from kdtoolkit import plugin
+from kdtoolkit.testing import check_student, tiny_tokens
+
+BiLSTM = plugin("student", "bilstm")
+SMALL = {"width": 5, "embedding": 7}
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean", "attention"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_every_pooling_and_depth_keeps_the_contract(pooling, layers):
+    check_student(BiLSTM, **SMALL, pooling=pooling, layers=layers)
+
+
+def test_joint_reading_keeps_the_contract():
+    check_student(BiLSTM, **SMALL, pairs="joint")
+    assert BiLSTM(10, pairs="joint").pairs == "joint"
+    assert BiLSTM(10).pairs == "separate"
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean", "attention"])
+def test_a_batch_gives_what_each_text_alone_gives_through_torchs_own_lstm(pooling):
+    torch.manual_seed(0)
+    student = BiLSTM(64, **SMALL, pooling=pooling).eval()
+    tokens = tiny_tokens(lengths=(3, 8, 1, 8))
+    with torch.no_grad():
+        encoded = student(tokens)
+        for row, length in enumerate(tokens.lengths):
+            states = student.lstm(student.embed(tokens.ids[row, :length])[None])[0][0]
+            torch.testing.assert_close(encoded.states[row, :length], states, rtol=0, atol=1e-6)
+            assert not encoded.states[row, length:].any()
+            if pooling == "max":
+                pooled = states.amax(0)
+            elif pooling == "mean":
+                pooled = states.mean(0)
+            else:
+                pooled = torch.softmax(student.attend(states.tanh())[:, 0], 0) @ states
+            torch.testing.assert_close(encoded.pooled[row], pooled, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [(5, 5, 5), (5, 2, 1)])
+def test_only_ragged_batches_are_packed(lengths, monkeypatch):
+    seen = []
+    student = BiLSTM(64, **SMALL)
+    forward = student.lstm.forward
+    monkeypatch.setattr(student.lstm, "forward", lambda given: seen.append(type(given)) or forward(given))
+    student(tiny_tokens(lengths=lengths))
+    assert seen == [torch.Tensor if len(set(lengths)) == 1 else nn.utils.rnn.PackedSequence]
+
+
+def test_padding_changes_neither_the_outputs_nor_the_gradient():
+    tokens = tiny_tokens(lengths=(4, 4, 4))
+    padded = tokens._make(nn.functional.pad(tensor, (0, 3)) for tensor in tokens)
+    gradients = []
+    for batch in (tokens, padded):
+        torch.manual_seed(0)
+        student = BiLSTM(64, **SMALL, dropout=0.0)
+        student(batch).pooled.square().sum().backward()
+        gradients.append([p.grad for p in student.parameters()])
+    for plain, packed in zip(*gradients):
+        torch.testing.assert_close(plain, packed, rtol=0, atol=1e-6)
+
+
+def test_pooled_and_states_have_the_features_of_both_directions():
+    student = BiLSTM(64)
+    assert student.width == 300
+    encoded = student(tiny_tokens(rows=2, longest=3))
+    assert encoded.pooled.shape == (2, 300)
+    assert encoded.states.shape == (2, 3, 300)
+
+
+def test_it_runs_in_bfloat16_autocast():
+    student = BiLSTM(64, **SMALL)
+    for lengths in ((4, 4), (4, 2)):
+        with torch.autocast("cpu", torch.bfloat16):
+            pooled = student(tiny_tokens(lengths=lengths)).pooled
+        pooled.float().sum().backward()
+        assert pooled.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pooling": "maximum"}, "pooling: expected one of 'max', 'mean', 'attention', received 'maximum'"),
+        ({"pairs": "both"}, "pairs: expected one of 'separate', 'joint', received 'both'"),
+        ({"layers": 0}, "layers: expected a whole number of at least 1, received 0"),
+        ({"width": 1.5}, "width: expected a whole number of at least 1, received 1.5"),
+        ({"embedding": True}, "embedding: expected a whole number"),
+        ({"dropout": 1.0}, "dropout: expected a number from 0 to below 1, received 1.0"),
+        ({"dropout": "0.3"}, "dropout: expected a number from 0 to below 1, received '0.3'"),
+    ],
+)
+def test_an_option_outside_its_range_is_named_with_what_is_allowed(options, words):
+    with pytest.raises(ValueError) as caught:
+        BiLSTM(64, **options)
+    assert words in str(caught.value)
