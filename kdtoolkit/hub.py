@@ -5,6 +5,8 @@ Only safetensors are accepted as weights: no pickle is ever loaded.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import InputError, nearest
@@ -97,6 +99,22 @@ def weight_files(folder: Path, place: str) -> list[Path]:
 def has_weights(folder: Path) -> bool:
     """Whether the folder holds safetensors weights or their index."""
     return (folder / WEIGHTS).is_file() or (folder / WEIGHTS_INDEX).is_file()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Holds back transformers' progress bars and its notes about newly initialised weights."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _from_hub(repo: str, source: str, place: str, revision: str | None, weights: bool) -> Path:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolkit.errors import InputError
-from kdtoolkit.hub import checkpoint_folder
+from kdtoolkit.hub import checkpoint_folder, quiet
 from kdtoolkit.progress import log
 from kdtoolkit.student import Encoded, Student, Tokens
 
@@ -162,22 +162,15 @@ def _build(config: Any) -> nn.Module:
 def _load(source: str) -> nn.Module:
     from safetensors import SafetensorError
     from transformers import AutoModel
-    from transformers.utils import logging
 
     folder = checkpoint_folder(source, PLACE)
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        model, report = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
+        with quiet():
+            model, report = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise InputError(PLACE, f"{folder} cannot be loaded ({error})") from error
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
     # A pooler is often missing, and is not used here; anything else would stay random without a word.
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kdtoolkit.errors import InputError, WorkError
-from kdtoolkit.hub import TOKENIZER_FILES, weight_files
+from kdtoolkit.hub import TOKENIZER_FILES, quiet, weight_files
 
 # Names that model types give to their dropout rates.
 DROPOUTS = (
@@ -134,22 +132,6 @@ class Checkpoint:
                 self.place, f"{self.folder} should have a {what}, but its weights lack {missing[0]}", remedy
             )
         return model.eval()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Holds back transformers' progress bars and its notes about newly initialised weights."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def set_dropout(config: Any, rate: float) -> None:

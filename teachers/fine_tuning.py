@@ -18,13 +18,14 @@ from kdtoolkit.data.collate import Batch
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.errors import InputError, WorkError
 from kdtoolkit.files import atomic_folder, read_json
+from kdtoolkit.hub import quiet
 from kdtoolkit.objectives import DistillationObjective
 from kdtoolkit.progress import log
 from kdtoolkit.recipe.schema import Objective, Optimizer, Train
 from kdtoolkit.tasks import Task
 from kdtoolkit.training import fit
 
-from .checkpoint import Checkpoint, output_layer, quiet, set_dropout
+from .checkpoint import Checkpoint, output_layer, set_dropout
 from .classifier import Classifier
 from .sequences import Reader, SequenceFile, padded, read_rows
 

@@ -85,6 +85,8 @@ class PythonTeacher(Teacher):
 
         Raises WorkError if it raises, InputError if its result is no array of that shape, or NaN, or no probabilities.
         """
+        if not examples:  # most callables cannot tell the width of nothing
+            return np.empty((0, self.task.outputs), np.float32)
         texts = [e.text if not self.task.pair else (e.text, e.second or "") for e in examples]
         try:
             result = self._call(texts)

@@ -57,12 +57,13 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> dict[str, Any]:
-    processor = _processor()
+    from ..processor import has_bf16
+
     facts: dict[str, Any] = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": processor["model"],
+        "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "bf16": {"cpu": _processor_bf16(processor["flags"])},
+        "bf16": {"cpu": "in hardware" if has_bf16() else "emulated: slower than fp32 on this processor"},
     }
     try:
         import torch
@@ -78,21 +79,13 @@ def _machine() -> dict[str, Any]:
     return {**facts, "devices": devices, "torch_threads": torch.get_num_threads()}
 
 
-def _processor() -> dict[str, Any]:
+def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return {"model": platform.processor() or "unknown", "flags": None}
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = fields.get("flags") or fields.get("Features")
-    return {"model": fields.get("model name", platform.processor() or "unknown"), "flags": flags and set(flags.split())}
-
-
-def _processor_bf16(flags: set[str] | None) -> str:
-    if flags is None:
-        return "unknown"
-    native = sorted(flags & {"avx512_bf16", "amx_bf16", "bf16", "avx_ne_convert"})
-    return f"native ({', '.join(native)})" if native else "emulated: slower than fp32 on this processor"
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
 
 
 def _op() -> dict[str, Any]:

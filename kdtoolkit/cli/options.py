@@ -29,7 +29,7 @@ _RECIPE_OPTIONS = (
         "--student", "-s", "student", metavar="STUDENT", help="bilstm, transformer, hf:NAME, or my_file.py:TinyLSTM."
     ),
     click.option("--tasks", "tasks", metavar="A,B", help="Names of GLUE tasks, or of tasks in the data folder."),
-    click.option("--data", "data", metavar="FOLDER", help="A folder with TASK/train.csv and so on (.tsv, .jsonl, .parquet)."),
+    click.option("--data", "data", metavar="FOLDER", help="A folder with TASK/train.csv and so on."),
     click.option("--train", "train", metavar="FILE", help="Training file of a task of your own, named after the file."),
     click.option("--dev", "dev", metavar="FILE", help="Its dev file; without one, a tenth of train is held out."),
     click.option("--test", "test", metavar="FILE", help="Its test file."),

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import InputError, did_you_mean
 from ..recipe.schema import TaskData
 from ..tasks import GLUE, Task, canonical_name
-from .readers import DELIMITERS, FORMATS, DelimitedFile, Source, format_of, open_source
+from .readers import DelimitedFile, Source, format_of, open_source, shown
 
 # Names of a split, of a file or of a hub data set's split; the first is the toolkit's.
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -200,7 +200,7 @@ def find_columns(task: Task, section: TaskData, source: Source, *, pair: bool | 
     if text is None:
         what = "two text columns" if pair else "text column"
         raise InputError(
-            source.name, f"no {what} was found among its columns: {_shown(source.columns)}",
+            source.name, f"no {what} was found among its columns: {shown(source.columns)}",
             f"name the column with data.{task.name}.text" + _header_hint(source),
         )  # fmt: skip
     return Columns(text, label, True)
@@ -241,11 +241,3 @@ def _remaining(source: Source, label: str | None, arity: Sequence[int]) -> tuple
 
 def _header_hint(source: Source) -> str:
     return ", and give the file a header line if it has none" if isinstance(source, DelimitedFile) else ""
-
-
-def _shown(columns: Sequence[str]) -> str:
-    shown = [column if len(column) <= 40 else column[:37] + "..." for column in columns[:20]]
-    return ", ".join(f"'{column}'" for column in shown) + (", ..." if len(columns) > 20 else "")
-
-
-__all__ = ["DELIMITERS", "FORMATS", "Columns", "Split", "find_columns", "local_splits", "open_files", "split_names"]

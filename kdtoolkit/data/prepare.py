@@ -21,7 +21,7 @@ from ..tasks import Task
 from .gold import GoldReader, LabelNames
 from .layout import Split
 from .plan import FORMAT, Plan, find_inputs, open_inputs, together
-from .readers import DelimitedFile, Source
+from .readers import DelimitedFile, Source, shown
 from .rows import Rows, RowWriter
 from .split import Role, assign_roles
 
@@ -141,7 +141,7 @@ def _find_labels(plan: Plan) -> bool:
             place,
             "has no gold label, so the names of the labels are unknown",
             f"name the label column with data.{task.name}.label, or the labels with `labels:` of the task; "
-            f"the columns are {', '.join(train.sources[0].columns)}",
+            f"the columns are {shown(train.sources[0].columns)}",
         )
     if len(found) == 1 and task.kind == "classification":
         raise InputError(place, f"one class only: every label is '{found[0]}'", "a classification task needs two")

@@ -65,7 +65,7 @@ class Source(ABC):
     def missing_column(self, column: str) -> InputError:
         """The error of a column that was named and is not there."""
         near = nearest(column, self.columns)
-        has = f"its columns are {', '.join(self.columns)}" + (f"; did you mean '{near}'?" if near else "")
+        has = f"its columns are {shown(self.columns)}" + (f"; did you mean '{near}'?" if near else "")
         return InputError(self.name, f"has no column '{column}'", has)
 
 
@@ -228,6 +228,12 @@ def open_source(path: Path | str, quoting: Quoting = "auto") -> Source:
     if kind in DELIMITERS:
         return DelimitedFile(path, DELIMITERS[kind], quoting)
     return JsonLinesFile(path) if kind == "jsonl" else ParquetFile(path)
+
+
+def shown(columns: Sequence[str]) -> str:
+    """The names of columns for a message, long ones and long lists cut."""
+    names = [column if len(column) <= 40 else column[:37] + "..." for column in columns[:20]]
+    return ", ".join(f"'{name}'" for name in names) + (", ..." if len(columns) > 20 else "")
 
 
 def format_of(path: Path) -> str | None:

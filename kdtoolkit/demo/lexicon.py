@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from random import Random
 from typing import TypeVar
 
 Item = TypeVar("Item")
 SKEW = 3.0
+"""How uneven the words are: the first eighth of a list makes half of what is picked from it."""
 
 
 def pick(rng: Random, items: Sequence[Item]) -> Item:
@@ -39,6 +41,11 @@ def _concepts(category: str, lines: str) -> tuple[Concept, ...]:
     return tuple(Concept(words[0], category, tuple(words)) for words in map(str.split, lines.strip().splitlines()))
 
 
+def _in_turn(*groups: tuple[Concept, ...]) -> tuple[Concept, ...]:
+    """The first of each group, then the second of each, so that `pick` prefers no group."""
+    return tuple(concept for row in zip_longest(*groups) for concept in row if concept is not None)
+
+
 def _verb(word: str) -> tuple[str, str, str]:
     """Base, past and participle of "clean"; irregular ones are written out: "hide/hid/hidden", "buy/bought"."""
     if "/" in word:
@@ -56,34 +63,26 @@ def _verbs(category: str, lines: str) -> tuple[Concept, ...]:
     return tuple(Concept(verbs[0][0], category, verbs=verbs) for verbs in rows)
 
 
-# People: a concept's category is what it is a kind of, and the category has a name that is true of every member.
-PEOPLE = (
-    *_concepts("medic", "doctor physician\nnurse caregiver\nsurgeon\nmidwife\ndentist"),
-    *_concepts("artist", "painter\nsinger vocalist\nactor performer\npoet versifier\ndancer\nsculptor carver"),
-    *_concepts("relative", "cousin\nuncle\naunt auntie\ngrandmother grandma\nnephew\nbrother sibling"),
-    *_concepts("worker", "carpenter woodworker\nbuilder\nplumber\ncleaner janitor\nmechanic repairman\nporter bellboy"),
-    *_concepts("official", "mayor\nsenator lawmaker\njudge magistrate\ninspector examiner\nambassador envoy"),
-    *_concepts("youth", "boy lad\ngirl lass\nstudent pupil\ntoddler infant\nteenager adolescent"),
+# People and things: a concept's category is what it is a kind of, a word that is true of every member.
+PEOPLE = _in_turn(
+    _concepts("medic", "doctor physician\nnurse caregiver\nsurgeon\nmidwife\ndentist"),
+    _concepts("artist", "painter\nsinger vocalist\nactor performer\npoet versifier\ndancer\nsculptor carver"),
+    _concepts("relative", "cousin\nuncle\naunt auntie\ngrandmother grandma\nnephew\nbrother sibling"),
+    _concepts("worker", "carpenter woodworker\nbuilder\nplumber\ncleaner janitor\nmechanic repairman\nporter bellboy"),
+    _concepts("official", "mayor\nsenator lawmaker\njudge magistrate\ninspector examiner\nambassador envoy"),
+    _concepts("youth", "boy lad\ngirl lass\nstudent pupil\ntoddler infant\nteenager adolescent"),
 )
-KINDS_OF_PEOPLE = {
-    "medic": "medic", "artist": "artist", "relative": "relative", "worker": "worker", "official": "official",
-    "youth": "youth",
-}  # fmt: skip
 
-THINGS = (
-    *_concepts("vehicle", "car automobile\nbicycle bike\ntruck lorry\nboat vessel\nmotorcycle motorbike\nwagon cart"),
-    *_concepts("garment", "coat overcoat\nhat cap\nshirt blouse\nsweater pullover\nscarf shawl\nboot"),
-    *_concepts("furnishing", "sofa couch\nrug carpet\nlamp lantern\nmirror\ncupboard cabinet\nstool"),
-    *_concepts("container", "box crate\nbag sack\nbottle flask\nbasket hamper\njar pot\nsuitcase trunk"),
-    *_concepts("tool", "hammer mallet\nknife blade\nsaw\nladder\nspade shovel\nwrench spanner"),
-    *_concepts("jewel", "ring\nnecklace pendant\nbracelet bangle\ndiamond gem\ncrown tiara"),
-    *_concepts("document", "letter note\nmap chart\ncontract agreement\ndiary journal\ninvoice bill\nticket pass"),
-    *_concepts("instrument", "violin fiddle\npiano\nflute pipe\ndrum\ntrumpet horn\nguitar"),
+THINGS = _in_turn(
+    _concepts("vehicle", "car automobile\nbicycle bike\ntruck lorry\nboat vessel\nmotorcycle motorbike\nwagon cart"),
+    _concepts("garment", "coat overcoat\nhat cap\nshirt blouse\nsweater pullover\nscarf shawl\nboot"),
+    _concepts("furnishing", "sofa couch\nrug carpet\nlamp lantern\nmirror\ncupboard cabinet\nstool"),
+    _concepts("container", "box crate\nbag sack\nbottle flask\nbasket hamper\njar pot\nsuitcase trunk"),
+    _concepts("tool", "hammer mallet\nknife blade\nsaw\nladder\nspade shovel\nwrench spanner"),
+    _concepts("jewel", "ring\nnecklace pendant\nbracelet bangle\ndiamond gem\ncrown tiara"),
+    _concepts("document", "letter note\nmap chart\ncontract agreement\ndiary journal\ninvoice bill\nticket pass"),
+    _concepts("instrument", "violin fiddle\npiano\nflute pipe\ndrum\ntrumpet horn\nguitar"),
 )
-KINDS_OF_THINGS = {
-    "vehicle": "vehicle", "garment": "garment", "furnishing": "furnishing", "container": "container", "tool": "tool",
-    "jewel": "jewel", "document": "document", "instrument": "instrument",
-}  # fmt: skip
 
 # Verbs come in opposites: the two of a pair cannot both be true of one event.
 OPPOSITE_VERBS = tuple(

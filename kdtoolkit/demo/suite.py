@@ -2,7 +2,7 @@
 
 For each task a folder with train.jsonl (GOLD rows with a label, then TRANSFER rows whose label is null), teacher.jsonl
 (TEACHER labelled rows that only the teacher is trained on) and dev.jsonl (DEV labelled rows). No text of dev is in
-train or teacher, and no row is in two files or twice in one.
+train or teacher, no row is in two files or twice in one, and no sentence is paired with itself.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def suite_rows(task: Task, seed: int = 0) -> dict[str, list[dict[str, Any]]]:
         while len(rows[split]) < count:
             values = _GRAMMARS[task.name](rng)
             texts = values[:-1]
-            if texts in seen or (split != "dev" and any(text in reported for text in texts)):
+            if texts in seen or len(set(texts)) < len(texts):
+                continue
+            if split != "dev" and any(text in reported for text in texts):
                 continue
             seen.add(texts)
             if split == "dev":

@@ -43,6 +43,8 @@ def evaluate(call: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     hard, soft = torch.zeros_like(weight), torch.zeros_like(weight)
     if call.labels is not None:
         hard = hard_loss(logits, inside, call.labels, counted & labelled)
+        # Refused where alpha can be looked at; elsewhere it must not pass for a loss.
+        hard = torch.where(counted & labelled & (call.kind == KINDS["bce"]), math.nan, hard)
     if call.teacher is not None:
         soft = soft_loss(call, call.teacher, logits, inside, counted & (alpha < 1))
 

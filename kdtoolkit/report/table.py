@@ -82,8 +82,10 @@ def _models(models: Mapping[str, Any], width: int) -> list[str]:
         )
     lines.append("  (milliseconds for one row; rows per second in batches of 32)")
     ratios = _ratios(models.get("teacher", {}), models.get("student", {}))
-    indent = {"initial_indent": "  ", "subsequent_indent": "  "}
-    return [*lines, *(textwrap.wrap(f"the student is {ratios}", width, **indent) if ratios else [])]
+    if ratios:
+        sentence = f"the student is {ratios}"
+        lines += textwrap.wrap(sentence, width, initial_indent="  ", subsequent_indent="  ")
+    return lines
 
 
 def _ratios(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:

@@ -106,17 +106,8 @@ class Tokenizer(ABC):
         """
         return np.arange(len(self))
 
-    def vectors(self, width: int | None = None) -> np.ndarray | None:
-        """Pretrained vectors, (pieces, width) float32, row 0 zero; None if there are none.
-
-        width: what the student's table needs; None: as they are. Raises InputError if they do not fit.
-        """
-        if self._vectors is not None and width is not None and self._vectors.shape[1] != width:
-            raise InputError(
-                "tokenizer.vectors",
-                f"the vectors have {self._vectors.shape[1]} numbers, the student's embedding {width}",
-                f"set the student's embedding width to {self._vectors.shape[1]}",
-            )
+    def vectors(self) -> np.ndarray | None:
+        """Pretrained vectors, (pieces, width) float32, row 0 zero; None if there are none."""
         return self._vectors
 
     def save(self, folder: Path | str, *, vectors: bool = False) -> None:

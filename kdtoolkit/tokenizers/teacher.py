@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,15 +38,13 @@ class TeacherTokenizer(Tokenizer):
         pad: int | None,
         unk: int,
         template: JointTemplate,
-        how: Literal["copy", "project"] = "copy",
     ) -> None:
-        """pad, unk and template in the numbers of `fast`. how: what `vectors` does with a narrower width."""
+        """pad, unk and template in the numbers of `fast`."""
         fast.no_padding()
         fast.no_truncation()
         fast.encode_special_tokens = True
         self._fast, self._pad, self._unk, self._template = fast, pad, unk, template
-        self._how = how
-        size = fast.get_vocab_size(with_added_tokens=True)
+                size = fast.get_vocab_size(with_added_tokens=True)
         numbers = np.arange(size)
         if pad is None:
             numbers = np.concatenate([[-1], numbers])
@@ -68,7 +66,8 @@ class TeacherTokenizer(Tokenizer):
     def build(cls, source: str, *, vectors: str | None, options: dict[str, Any]) -> TeacherTokenizer:
         """The tokenizer of a local folder or a hub id.
 
-        vectors: "copy" or "project" its word embeddings; None: the student learns its own. options: none.
+        vectors: "copy" or "project": read its word embeddings, which the pipeline then copies or projects into the
+        student; None: the student learns its own. options: none.
         Raises InputError if there is no such tokenizer, or it has no fast form or no usable embeddings.
         """
         check_options(options, {}, cls.kind)
@@ -81,8 +80,7 @@ class TeacherTokenizer(Tokenizer):
         unk = next((number for number in ends if number is not None), None)
         if unk is None:
             raise InputError("tokenizer.source", f"'{source}' has no special piece to stand for an empty text")
-        how: Literal["copy", "project"] = "project" if vectors == "project" else "copy"
-        own = cls(fast, pad=tokenizer.pad_token_id, unk=unk, template=template, how=how)
+        own = cls(fast, pad=tokenizer.pad_token_id, unk=unk, template=template)
         if vectors is not None:
             table = read_embeddings(source)
             sources = own.sources
@@ -106,20 +104,9 @@ class TeacherTokenizer(Tokenizer):
     def sources(self) -> np.ndarray:
         return self._sources
 
-    def vectors(self, width: int | None = None) -> np.ndarray | None:
-        """As the base class says; with "project", wider vectors are projected to `width` (see `project`)."""
-        if (
-            self._vectors is not None
-            and self._how == "project"
-            and width is not None
-            and width < self._vectors.shape[1]
-        ):
-            return project(self._vectors, width)
-        return super().vectors(width)
-
     def config(self) -> dict[str, Any]:
         template = [list(part) for part in self._template]
-        return {"pad": self._pad, "unk": self._unk, "template": template, "vectors": self._how}
+        return {"pad": self._pad, "unk": self._unk, "template": template}
 
     def _definition(self) -> bytes:
         return self._fast.to_str().encode()
@@ -143,7 +130,6 @@ class TeacherTokenizer(Tokenizer):
             pad=config["pad"],
             unk=config["unk"],
             template=JointTemplate(prefix, middle, suffix, segments),
-            how=config["vectors"],
         )
 
 
@@ -221,15 +207,3 @@ def _weights(source: str) -> tuple[Any, dict[str, str]]:
     raise InputError(
         "tokenizer.vectors", f"'{source}' has no {WEIGHTS[0]}", "save it in that format, or leave tokenizer.vectors out"
     )
-
-
-def project(vectors: np.ndarray, width: int) -> np.ndarray:
-    """The `width` principal directions of the rows, (rows, width) float32: inner products change least so.
-
-    Uncentred principal components; each direction's sign is fixed by its largest entry, so that the result does not
-    depend on the linear algebra library.
-    """
-    products = vectors.T.astype(np.float64) @ vectors
-    directions = np.linalg.eigh(products)[1][:, ::-1][:, :width]
-    largest = directions[np.abs(directions).argmax(0), np.arange(width)]
-    return (vectors @ (directions * np.sign(largest))).astype(np.float32)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Per-task soft and gold parts (nats a row), gradient norm and rows per second since the last `take`."""
+    """Per-task soft and gold parts (nats a row that has the part), gradient norm and rows per second since the last `take`."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = tasks
@@ -30,7 +30,7 @@ class Meter:
 
     def add(self, result: ObjectiveResult) -> None:
         """Adds the parts of one micro-batch."""
-        parts = torch.stack([result.soft, result.hard, result.rows])  # (3, tasks)
+        parts = torch.stack([result.soft, result.soft_rows, result.hard, result.hard_rows, result.rows])  # (5, tasks)
         self._sums = parts if self._sums is None else self._sums + parts
         loss = result.loss.detach()
         self._loss = loss if self._loss is None else self._loss + loss
@@ -39,15 +39,15 @@ class Meter:
         """The values since the last call, by TensorBoard tag; "finite" is 0.0 if the loss was not."""
         values = {"finite": 1.0}
         if self._sums is not None and self._loss is not None:
-            soft, hard, rows = self._sums.cpu().tolist()
+            soft, soft_rows, hard, hard_rows, rows = self._sums.cpu().tolist()
             total, loss = sum(rows), float(self._loss)
             values["finite"] = float(loss == loss and abs(loss) != float("inf"))
             values["loss/all"] = loss / max(total, 1.0)
             values["rows_per_second"] = total / max(time.perf_counter() - self._since, 1e-9)
-            for task, soft_sum, hard_sum, count in zip(self.tasks, soft, hard, rows):
-                if count:
-                    values[f"loss_soft/{task.name}"] = soft_sum / count
-                    values[f"loss_gold/{task.name}"] = hard_sum / count
+            for kind, sums, counts in (("soft", soft, soft_rows), ("gold", hard, hard_rows)):
+                for task, part, count in zip(self.tasks, sums, counts):
+                    if count:
+                        values[f"loss_{kind}/{task.name}"] = part / count
         if self.gradient_norm is not None:
             values["gradient_norm"] = float(self.gradient_norm)
         self._clear()

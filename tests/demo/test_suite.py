@@ -60,6 +60,7 @@ def test_no_row_is_there_twice_and_no_text_of_dev_is_elsewhere(folder, task):
     rows = {split: [texts(task, row) for row in read(folder, task, split)] for split in ("train", "dev", "teacher")}
     every = [row for split in rows.values() for row in split]
     assert len(set(every)) == len(every)
+    assert all(len(set(row)) == len(row) for row in every)
     dev = {text for row in rows["dev"] for text in row}
     assert not dev & {text for split in ("train", "teacher") for row in rows[split] for text in row}
 

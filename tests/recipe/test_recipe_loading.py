@@ -140,7 +140,8 @@ def test_another_student_does_not_inherit_options():
 def test_choosing_tasks_drops_what_belongs_to_the_others(tmp_path):
     (tmp_path / "r.yaml").write_text(
         "tasks: [sst2, mrpc]\ndata: {sst2: {gold_rows: 5}, mrpc: {gold_rows: 6}}\n"
-        "teachers: [{name: a, tasks: [sst2]}, {name: b, tasks: [sst2, mrpc]}]\nobjective: {tasks: {sst2: {alpha: 0.1}}}\n"
+        "teachers: [{name: a, tasks: [sst2]}, {name: b, tasks: [sst2, mrpc]}]\n"
+        "objective: {tasks: {sst2: {alpha: 0.1}}}\n"
     )
     recipe = load_recipe(tmp_path / "r.yaml", shorthands={"tasks": "MRPC"})
     assert recipe.tasks == ["mrpc"] and list(recipe.data.tasks) == ["mrpc"] and not recipe.objective.tasks

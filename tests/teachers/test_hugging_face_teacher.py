@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from kdtoolkit.errors import InputError
 from kdtoolkit.example import Example
 from kdtoolkit.hub import ALIASES, checkpoint_folder
 from kdtoolkit.tasks import GLUE, Task
+from kdtoolkit.testing import check_teacher
 from kdtoolkit_teachers.hugging_face import HuggingFaceTeacher
 
 SST2, MNLI, RTE, STSB = GLUE["sst2"], GLUE["mnli"], GLUE["rte"], GLUE["stsb"]
@@ -116,6 +118,39 @@ def test_a_repository_of_pickles_is_read_from_its_converted_revision(hub, checkp
     converted = lay_out_cache(hub, "some/model", files, revision="refs/pr/7", commit="b" * 40)
     assert checkpoint_folder("some/model", "teacher") == converted
     assert checkpoint_folder("some/model", "teacher", revision="refs/pr/7") == converted
+
+
+def test_only_the_hubs_own_conversion_is_trusted(monkeypatch, checkpoint, tmp_path):
+    import huggingface_hub
+
+    from kdtoolkit import hub
+
+    files = checkpoint("bert", SST2.labels)
+    pickles = shutil.copytree(files, tmp_path / "pickles", ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.setattr(hub, "_offline", lambda: False)
+    monkeypatch.setattr(hub, "_snapshot", lambda repo, revision: files if revision == "refs/pr/2" else pickles)
+    title = hub.CONVERSION_TITLE
+    stranger = SimpleNamespace(title=title, author="x", is_pull_request=True, git_reference="refs/pr/1")
+    service = SimpleNamespace(title=title, author="SFconvertbot", is_pull_request=True, git_reference="refs/pr/2")
+    monkeypatch.setattr(huggingface_hub, "get_repo_discussions", lambda repo: [stranger, service])
+    assert checkpoint_folder("some/model", "teacher") == files
+    monkeypatch.setattr(huggingface_hub, "get_repo_discussions", lambda repo: [stranger])
+    with pytest.raises(InputError, match="never loaded"):
+        checkpoint_folder("some/model", "teacher")
+
+
+@pytest.mark.parametrize("failure", ["LocalEntryNotFoundError", "HTTPError", "OSError"])
+def test_a_broken_network_is_an_input_error_with_a_way_out(monkeypatch, failure):
+    from huggingface_hub import errors
+
+    from kdtoolkit import hub
+
+    def fail(repo, revision):
+        raise getattr(errors, failure, OSError)("no route to host")
+
+    monkeypatch.setattr(hub, "_snapshot", fail)
+    with pytest.raises(InputError, match="hf download some/model"):
+        checkpoint_folder("some/model", "teacher")
 
 
 def test_a_folder_without_usable_files_is_refused(tmp_path, checkpoint):
@@ -241,6 +276,10 @@ def test_answers_do_not_depend_on_company_and_repeat_to_the_bit(checkpoint, fami
     np.testing.assert_allclose(together, small.logits(PAIRS), atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(together[::-1], teacher.logits(PAIRS[::-1]), atol=1e-5, rtol=1e-5)
     assert teacher.logits([]).shape == (0, 3)
+
+
+def test_it_keeps_the_contract_of_a_teacher(checkpoint):
+    check_teacher(HuggingFaceTeacher(str(checkpoint("bert", SST2.labels)), SST2), SINGLES)
 
 
 def test_long_texts_are_cut_and_counted(checkpoint):

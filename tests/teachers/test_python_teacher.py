@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdtoolkit import Example, InputError, Task, WorkError, plugin
+from kdtoolkit.testing import check_teacher
 
 TASK = Task("mood", text=("text",), labels=("bad", "good"))
 PAIR = Task("rte", text=("sentence1", "sentence2"), labels=("entailment", "not_entailment"))
@@ -76,6 +77,11 @@ def test_functions_objects_classes_and_partials_are_called_with_texts(module):
     assert python(module, "lengths").logits(examples()).dtype == np.float32
     assert python(module, "model").logits(examples(["a"])).tolist() == [[-1.0, 1.0]]
     assert python(module, "Model").logits(examples(["a"])).tolist() == [[-1.0, 1.0]]
+
+
+def test_it_keeps_the_contract_of_a_teacher(module):
+    check_teacher(python(module, "lengths"), examples(["a", "bb", "ccc", "", "e"]))
+    check_teacher(python(module, "number", NUMBER), [Example("sim", "x" * n) for n in range(5)])
 
 
 def test_a_module_in_the_current_folder_needs_no_path(module, monkeypatch):

@@ -19,6 +19,7 @@ from kdtoolkit.data.rows import write_rows
 from kdtoolkit.example import example_id
 from kdtoolkit.labels import LabelStore, label_rows, teacher_array
 from kdtoolkit.tasks import GLUE
+from kdtoolkit.testing import check_teacher
 
 TASK = Task("mood", text=("text",), labels=("bad", "so so", "good"))
 PAIR = Task("rte", text=("sentence1", "sentence2"), labels=("entailment", "not_entailment"))
@@ -282,6 +283,11 @@ def test_values_beside_the_texts_of_a_real_data_set_reach_every_row(tmp_path, gl
         teacher = stored(write(tmp_path / f"t.{ending}", records), task)
         assert teacher.answers(rows.ids()).all() and len(rows) == len(records) > 200
         np.testing.assert_array_equal(teacher.logits(rows.examples(slice(0, 9)))[:, 1], np.arange(9) * -0.5)
+
+
+@pytest.mark.parametrize("values", [LOGITS, PROBABILITIES], ids=["logits", "probabilities"])
+def test_it_keeps_the_contract_of_a_teacher(tmp_path, values):
+    check_teacher(stored(write(tmp_path / "t.jsonl", wide(values))), examples())
 
 
 def test_a_missing_file_is_an_input_error(tmp_path):

@@ -6,8 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -15,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from kdtoolkit.errors import InputError, WorkError
 from kdtoolkit.recipe.schema import TokenizerSection
 from kdtoolkit.tokenizers import JointTemplate, build_tokenizer, compact, load_tokenizer
-from kdtoolkit.tokenizers.teacher import TeacherTokenizer, project, read_embeddings
+from kdtoolkit.tokenizers.teacher import TeacherTokenizer, read_embeddings
 
 LETTERS = ["a", "b", "film", "good", "bad"]
 # name -> pieces, pair template, special tokens
@@ -123,44 +121,18 @@ def test_a_damaged_definition_is_named(tmp_path, bert):
 
 def test_embeddings_are_copied_row_by_row(source):
     ours, table = built(source, "copy"), read_embeddings(str(source))
-    vectors = ours.vectors(6)
+    vectors = ours.vectors()
     assert vectors.shape == (len(ours), 6) and not vectors[0].any()
     np.testing.assert_array_equal(vectors[1:], table[ours.sources[1:]])
 
 
-def test_copied_embeddings_of_another_width_are_refused_and_projected_ones_fit(bert):
-    with pytest.raises(InputError, match="have 6 numbers, the student's embedding 2"):
-        built(bert, "copy").vectors(2)
-    assert built(bert, "project").vectors(2).shape == (9, 2)
-    with pytest.raises(InputError, match="embedding 9"):
-        built(bert, "project").vectors(9)
-
-
-def test_projected_embeddings_survive_a_restart(tmp_path, bert):
+def test_embeddings_survive_a_restart(tmp_path, bert):
     section = TokenizerSection(name="teacher", vectors="project")
     one, two = (
         build_tokenizer(section, lambda: iter(()), seed=0, folder=tmp_path / "built", teacher_source=str(bert))
         for _ in range(2)
     )
-    np.testing.assert_array_equal(one.vectors(3), two.vectors(3))
-
-
-def test_a_projection_of_rows_that_lie_in_a_plane_keeps_their_inner_products():
-    generator = np.random.default_rng(0)
-    rows = (generator.standard_normal((50, 2)) @ generator.standard_normal((2, 8))).astype(np.float32)
-    flat = project(rows, 2)
-    np.testing.assert_allclose(flat @ flat.T, rows @ rows.T, atol=1e-4)
-
-
-@settings(max_examples=20, deadline=None)
-@given(width=st.integers(1, 5), seed=st.integers(0, 100))
-def test_no_other_map_to_the_width_keeps_inner_products_better(width, seed):
-    generator = np.random.default_rng(seed)
-    rows = generator.standard_normal((20, 5)).astype(np.float32)
-    other = rows @ np.linalg.qr(generator.standard_normal((5, 5)))[0][:, :width]
-    best = project(rows, width)
-    error, worse = (np.square(rows @ rows.T - x @ x.T).sum() for x in (best, other))
-    assert error <= worse + 1e-3
+    np.testing.assert_array_equal(one.vectors(), two.vectors())
 
 
 def test_weights_in_several_files_are_found_through_their_index(bert):

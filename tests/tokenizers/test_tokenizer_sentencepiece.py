@@ -117,19 +117,31 @@ def test_no_text_gives_padding_or_a_special_piece_other_than_unknown(tokenizer, 
     assert max(pieces[0] + pieces[1]) < len(tokenizer)
 
 
-def test_few_pieces_of_real_text_are_unknown(glue):
-    train, dev = (
-        [row[column] for line in gzip.open(glue / "mrpc" / f"{split}.jsonl.gz", "rt", encoding="utf-8")
-         for row in [json.loads(line)] for column in ("sentence1", "sentence2")]
-        for split in ("train", "dev")
-    )  # fmt: skip
-    tokenizer = trained(train, vocabulary=4000)
-    full = [piece for text in tokenizer.encode_batch(dev) for piece in text]
-    counts = np.bincount([piece for text in tokenizer.encode_batch(train) for piece in text], minlength=len(tokenizer))
-    small = compact(tokenizer, counts)
-    kept = [piece for text in small.encode_batch(dev) for piece in text]
-    assert len(small) <= len(tokenizer) <= 4000
-    assert full.count(tokenizer.unk) < 0.001 * len(full) and kept.count(small.unk) < 0.005 * len(kept)
+def real_texts(glue, split):
+    with gzip.open(glue / "mrpc" / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return [row[column] for row in rows for column in ("sentence1", "sentence2")]
+
+
+@pytest.mark.parametrize("coverage", [0.9995, 0.99995, 1.0])
+def test_unknown_pieces_of_real_text_are_the_characters_that_are_not_covered(glue, coverage):
+    texts = real_texts(glue, "train")
+    tokenizer = trained(texts, vocabulary=2000, character_coverage=coverage)
+    unknown = sum(pieces.count(tokenizer.unk) for pieces in tokenizer.encode_batch(texts))
+    assert unknown <= (1 - coverage) * sum(map(len, texts))
+
+
+def test_compaction_makes_unknown_just_what_training_never_saw(glue):
+    train, dev = real_texts(glue, "train"), real_texts(glue, "dev")
+    # Learned from other text, so that many of its pieces do not occur.
+    tokenizer = trained(dev, vocabulary=4000)
+    seen = np.bincount(
+        [piece for text in tokenizer.encode_batch(train[:500]) for piece in text], minlength=len(tokenizer)
+    )
+    small = compact(tokenizer, seen)
+    assert len(small) < 0.9 * len(tokenizer)
+    for full, kept in zip(tokenizer.encode_batch(dev), small.encode_batch(dev)):
+        assert [bool(seen[piece]) and piece != tokenizer.unk for piece in full] == [p != small.unk for p in kept]
 
 
 def test_what_is_saved_encodes_the_same(tmp_path, tokenizer):

@@ -90,13 +90,6 @@ def test_a_missing_vector_file_is_named(tmp_path):
         trained(vectors=str(tmp_path / "glove.6B.zip"))
 
 
-def test_vectors_of_another_width_are_refused(glove):
-    tokenizer = trained(vectors=str(glove))
-    assert tokenizer.vectors(3) is not None
-    with pytest.raises(InputError, match="have 3 numbers, the student's embedding 5"):
-        tokenizer.vectors(5)
-
-
 def test_certificates_are_still_verified_after_torchtext_was_used(glove):
     before = ssl._create_default_https_context
     assert "torchtext" in sys.modules or trained()

@@ -1,0 +1,89 @@
+"""A tiny run: three small tasks, a callable teacher, a small BiLSTM; a few seconds from start to table."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TEACHER = '''
+import numpy as np
+
+version = "1"
+GOOD = {"good", "fine", "great"}
+
+
+def score(texts):
+    """More good words than bad ones: the second class."""
+    margin = [2.0 * sum(word in GOOD for word in text.split()) - 2.0 for text in texts]
+    return np.stack([-np.array(margin), np.array(margin)], 1)
+
+
+def distance(pairs):
+    return np.array([[5.0 * len(set(a.split()) & set(b.split())) / 4] for a, b in pairs])
+'''
+
+RECIPE = """
+# kdtool distill --recipe tiny.yaml
+seed: 3
+tasks:
+  - {name: mood, text: text, labels: [low, high]}
+  - {name: likeness, kind: regression, text: [one, two]}
+data: {folder: data, max_tokens: 16}
+teachers:
+  - {name: "python:teacher_module:score", tasks: [mood]}
+  - {name: "python:teacher_module:distance", tasks: [likeness]}
+student: {name: bilstm, width: 8, embedding: 12, dropout: 0.3}
+tokenizer: {name: sentencepiece, vocabulary: 64}
+train: {epochs: 2, batch_rows: 16, checkpoint_every_steps: 5, log_every_steps: 5}
+evaluate: {bootstrap: 50, latency: false}
+"""
+
+WORDS = "good fine great bad poor dull film book song meal view road".split()
+
+
+def rows(count: int, seed: int, *, pair: bool):
+    generator = random.Random(seed)
+    for _ in range(count):
+        first = " ".join(generator.choices(WORDS, k=4))
+        if not pair:
+            good = sum(word in {"good", "fine", "great"} for word in first.split())
+            yield {"text": first, "label": "high" if good > 1 else "low"}
+        else:
+            second = " ".join(generator.choices(WORDS, k=4))
+            yield {"one": first, "two": second, "label": 5 * len(set(first.split()) & set(second.split())) / 4}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A folder with data, teacher module and tiny.yaml."""
+    for name, pair in (("mood", False), ("likeness", True)):
+        for split, count, seed in (("train", 220, 1), ("dev", 60, 2)):
+            path = tmp_path / "data" / name / f"{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = [json.dumps(row) for row in rows(count, seed + 10 * pair, pair=pair)]
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "teacher_module.py").write_text(TEACHER, encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def kdtool(tmp_path):
+    """Runs the command in a process of its own: kdtool("distill", ..., cwd=folder, prelude="code run first")."""
+
+    def call(*arguments: str, cwd: Path, prelude: str = "", check: int | None = 0, stdin: str | None = None):
+        code = f"{prelude}\nfrom kdtoolkit.cli.main import main\nmain()"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd), "COLUMNS": "100"}
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, input=stdin)
+        if check is not None:
+            assert done.returncode == check, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return call
