@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -169,4 +169,4 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
 
-__all__: list[Any] = ["console", "duration", "log", "show", "track"]
+__all__ = ["console", "duration", "log", "show", "track"]

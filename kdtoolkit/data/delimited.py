@@ -107,7 +107,7 @@ def is_quoted(lines: Iterator[Line], delimiter: str) -> tuple[bool, bool]:
                 # Whether a quote follows matters for the note only, and a plain file shows one soon or never.
                 return False, any_quote or any('"' in line for _, line in lines)
             if any_quote and not needed:
-                needed = any('"' in field or delimiter in field or "\n" in field for field in fields)
+                needed = any(mark in field for field in fields for mark in ('"', delimiter, "\n", "\r"))
     except Malformed:
         return False, True
     return needed and any_quote, any_quote

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ FORMAT = 1
 
 @dataclass
 class Inputs:
-    """Where the data of a task are, and a fingerprint that changes whenever the prepared rows could.
+    """Where the data of a task are.
 
-    files: of each split; from_hub: the splits without a file come from the hub.
+    files: of each split; from_hub: the splits without a file come from the hub; state: path, size and time of each
+    file, plain values that change whenever the files do.
     """
 
     task: Task
@@ -33,7 +34,12 @@ class Inputs:
     section: TaskData
     files: dict[str, list[Path]]
     from_hub: bool
-    fingerprint: str
+    state: dict[str, Any]
+
+    @property
+    def missing(self) -> bool:
+        """Whether a file that the recipe names is not there."""
+        return not all(path.exists() for paths in self.files.values() for path in paths)
 
 
 @dataclass
@@ -77,8 +83,10 @@ def find_inputs(task: Task, recipe: Recipe) -> Inputs:
         raise InputError(
             f"data.folder {folder}", f"has no train file for task '{task.name}'", f"name it with data.{task.name}.train"
         )
-    fingerprint = _fingerprint(task, recipe, section, files, from_hub)
-    return Inputs(task, recipe, section, files, from_hub, fingerprint)
+    # A hub data set is frozen once it has been prepared, so that a run can be resumed without the hub.
+    hub = {"hub": list(hub_name(task))} if from_hub else {}
+    state = hub | {split: [_state(path) for path in paths] for split, paths in files.items()}
+    return Inputs(task, recipe, section, files, from_hub, state)
 
 
 def open_inputs(inputs: Inputs) -> Plan:
@@ -112,20 +120,20 @@ def open_inputs(inputs: Inputs) -> Plan:
     return Plan(task, inputs, splits, notes)
 
 
-def _fingerprint(task: Task, recipe: Recipe, section: TaskData, files: Mapping[str, list[Path]], from_hub: bool) -> str:
-    def state(path: Path) -> list[Any]:
-        stat = path.stat() if path.exists() else None
-        return [str(path.resolve()), stat and stat.st_size, stat and stat.st_mtime_ns]
-
-    known = {
+def asked_for(task: Task, recipe: Recipe) -> str:
+    """Hex digits that change with whatever the recipe says about the rows of a task."""
+    asked = {
         "format": FORMAT,
         "task": task.to_dict(),
-        "data": section.model_dump(),
+        "folder": recipe.data.folder,
+        "data": recipe.data.task(task.name).model_dump(),
         "seed": recipe.seed,
         "split": recipe.evaluate.split,
         "calibration_rows": recipe.evaluate.calibration_rows,
-        "files": {split: [state(path) for path in paths] for split, paths in sorted(files.items())},
-        # A hub data set is frozen once it has been prepared, so that a run can be resumed without the hub.
-        "hub": hub_name(task) if from_hub else None,
     }
-    return hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _state(path: Path) -> list[Any]:
+    stat = path.stat() if path.exists() else None
+    return [str(path.resolve()), stat and stat.st_size, stat and stat.st_mtime_ns]

@@ -20,7 +20,7 @@ from ..recipe.schema import Recipe
 from ..tasks import Task
 from .gold import GoldReader, LabelNames
 from .layout import Split
-from .plan import FORMAT, Plan, find_inputs, open_inputs, together
+from .plan import Plan, asked_for, find_inputs, open_inputs, together
 from .readers import DelimitedFile, Source, shown
 from .rows import Rows, RowWriter
 from .split import Role, assign_roles
@@ -30,6 +30,8 @@ LONGEST_TEXT = 100_000
 
 LEAST_ROWS_TO_SPLIT = 10
 """A tenth of fewer labelled rows than this is no dev split."""
+
+FILES_GONE = "the files are not there any more; the rows prepared from them are used"
 
 
 @dataclass
@@ -51,7 +53,8 @@ def prepare_task(task: Task, recipe: Recipe, folder: Path | str) -> TaskRows:
     """Reads and checks the data of one task and writes `folder`/SPLIT.arrow and `folder`/task.json.
 
     `folder` belongs to this function: it appears, or is replaced, as a whole. If it was made from the same files,
-    recipe section and seed, it is opened as it is. Raises InputError for what is wrong in the data, with file and line.
+    recipe section and seed, or if those files are gone, it is opened as it is.
+    Raises InputError for what is wrong in the data, with file and line.
     """
     plan = _plan_or_rows(task, recipe, Path(folder))
     return plan if isinstance(plan, TaskRows) else _write(plan, Path(folder))
@@ -72,14 +75,19 @@ def prepare_all(recipe: Recipe, folder: Path | str) -> dict[str, TaskRows]:
 
 
 def _plan_or_rows(task: Task, recipe: Recipe, folder: Path) -> Plan | TaskRows:
-    inputs = find_inputs(task, recipe)
-    if (folder / "task.json").is_file():
-        kept = read_json(folder / "task.json")
-        if kept.get("fingerprint") == inputs.fingerprint:
-            task = Task.from_dict(kept["task"])
-            splits = {split: Rows.open(folder / f"{split}.arrow", task) for split in kept["rows"]}
-            return TaskRows(task, splits, kept["notes"])
-    return open_inputs(inputs)
+    kept = read_json(folder / "task.json") if (folder / "task.json").is_file() else {}
+    if kept.get("asked") != asked_for(task, recipe):
+        return open_inputs(find_inputs(task, recipe))
+    # A run can be resumed and measured again where its data are no more: the prepared rows are all it needs.
+    gone = recipe.data.folder is not None and not Path(recipe.data.folder).expanduser().is_dir()
+    if not gone:
+        inputs = find_inputs(task, recipe)
+        gone = inputs.missing
+        if not gone and inputs.state != kept["files"]:
+            return open_inputs(inputs)
+    task = Task.from_dict(kept["task"])
+    splits = {split: Rows.open(folder / f"{split}.arrow", task) for split in kept["rows"]}
+    return TaskRows(task, splits, [*kept["notes"], *([FILES_GONE] if gone else [])])
 
 
 def _write(plan: Plan, folder: Path) -> TaskRows:
@@ -105,11 +113,10 @@ def _write(plan: Plan, folder: Path) -> TaskRows:
         write_json(
             temporary / "task.json",
             {
-                "format": FORMAT,
-                "fingerprint": plan.inputs.fingerprint,
+                "asked": asked_for(plan.inputs.task, plan.inputs.recipe),
+                "files": plan.inputs.state,
                 "task": task.to_dict(),
                 "rows": rows,
-                "files": {name: [source.name for source in split.sources] for name, split in plan.splits.items()},
                 "notes": plan.notes,
             },
         )
@@ -136,6 +143,8 @@ def _find_labels(plan: Plan) -> bool:
     with _at(train.sources[0]):
         found = seen.names()
     place = train.sources[0].name
+    if not found and next(_records(train, train.columns.text), None) is None:
+        raise InputError(place, "has no rows")
     if not found:
         raise InputError(
             place,
@@ -147,7 +156,7 @@ def _find_labels(plan: Plan) -> bool:
         raise InputError(place, f"one class only: every label is '{found[0]}'", "a classification task needs two")
     plan.task = task.with_(labels=found)
     if len(found) <= 20:
-        plan.notes.append(f"labels found in train: {', '.join(found)}")
+        plan.notes.append(f"labels found in the data: {', '.join(found)}")
     return True
 
 

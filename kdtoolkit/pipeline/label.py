@@ -37,9 +37,7 @@ def label(run: RunFolder, data: Mapping[str, TaskRows], teachers: Mapping[str, S
         stores = []
         for teacher in task_teachers:
             root = default_store(run.recipe.store) if teacher.reusable else run.path / "labels"
-            store = LabelStore(
-                root, teacher.fingerprint, name, kind=teacher.kind, outputs=rows.task.outputs, labels=rows.task.labels
-            )
+            store = LabelStore.of(teacher, root)
             report = label_rows(teacher, [rows.splits[split] for split in label_splits(rows)], store)
             labelled, already = labelled + report.labelled, already + report.already
             stores.append(store)
@@ -79,6 +77,8 @@ def teacher_model(
     counts = [t.parameters() for t in distinct.values()]
     sizes = [t.bytes() for t in distinct.values()]
     facts: dict[str, Any] = {
+        "latency_ms": None,
+        "rows_per_s": None,
         "parameters": sum(c for c in counts if c is not None) if all(c is not None for c in counts) else None,
         "bytes": sum(s for s in sizes if s is not None) if all(s is not None for s in sizes) else None,
     }

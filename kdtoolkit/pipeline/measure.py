@@ -237,7 +237,8 @@ def _models(run: RunFolder, data: Mapping[str, TaskRows], student: Predictor, sp
     teacher = (run.done("label") or {}).get("model")
     if teacher:
         models["teacher"] = teacher
-    models["student"] = {"parameters": student.parameters, "bytes": student.bytes}
+    size = {"parameters": student.parameters, "bytes": student.bytes}
+    models["student"] = {**size, "latency_ms": None, "rows_per_s": None}
     if run.recipe.evaluate.latency:
         name, rows = next((n, r) for n, r in data.items() if split in r.splits)
         some = rows.splits[split]

@@ -24,27 +24,21 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 class TeacherTokenizer(Tokenizer):
     """A fast Hugging Face tokenizer whose padding is renumbered to 0.
 
-    A padding piece elsewhere changes places with piece 0; a tokenizer without one gets a new piece 0 and all others
-    move up by one. `sources` tells the original numbers. Special pieces written out in a text ("[SEP]") are read as
-    text, or as `unk`, so that no text can pose as the end of another.
+    A padding piece elsewhere changes places with piece 0. A tokenizer without one, or whose padding is also something
+    else, gets a new piece 0 and all others move up by one. `sources` tells the original numbers. Special pieces written
+    out in a text ("[SEP]") are read as text, or as `unk`, so that no text can pose as the end of another.
     """
 
     kind = "teacher"
 
-    def __init__(
-        self,
-        fast: FastTokenizer,
-        *,
-        pad: int | None,
-        unk: int,
-        template: JointTemplate,
-    ) -> None:
+    def __init__(self, fast: FastTokenizer, *, pad: int | None, unk: int, template: JointTemplate) -> None:
         """pad, unk and template in the numbers of `fast`."""
         fast.no_padding()
         fast.no_truncation()
         fast.encode_special_tokens = True
         self._fast, self._pad, self._unk, self._template = fast, pad, unk, template
-                size = fast.get_vocab_size(with_added_tokens=True)
+        # Not the number of pieces: the numbers may have holes.
+        size = max(fast.get_vocab(with_added_tokens=True).values()) + 1
         numbers = np.arange(size)
         if pad is None:
             numbers = np.concatenate([[-1], numbers])
@@ -80,7 +74,10 @@ class TeacherTokenizer(Tokenizer):
         unk = next((number for number in ends if number is not None), None)
         if unk is None:
             raise InputError("tokenizer.source", f"'{source}' has no special piece to stand for an empty text")
-        own = cls(fast, pad=tokenizer.pad_token_id, unk=unk, template=template)
+        pad = tokenizer.pad_token_id
+        if pad in (unk, *template.prefix, *template.middle, *template.suffix):
+            pad = None  # a decoder's end of text doing double duty: padding must stand for nothing else
+        own = cls(fast, pad=pad, unk=unk, template=template)
         if vectors is not None:
             table = read_embeddings(source)
             sources = own.sources

@@ -84,7 +84,8 @@ def test_labels_with_fractions_are_no_classes():
     ("cell", "label"),
     [
         (["red", "blue"], (1, 0, 1)), ("blue|red", (1, 0, 1)), ("blue", (0, 0, 1)), (2, (0, 0, 1)),
-        ([1, 0, 1], (1, 0, 1)), ("1|0|1", (1, 0, 1)), ([], (0, 0, 0)), ("|", (0, 0, 0)), ("", None), (None, None), ((0, 0, 0), (0, 0, 0)),
+        ([1, 0, 1], (1, 0, 1)), ("1|0|1", (1, 0, 1)), ([], (0, 0, 0)), ("|", (0, 0, 0)), ("", None), (None, None),
+        ((0, 0, 0), (0, 0, 0)),
     ],
 )  # fmt: skip
 def test_a_multilabel_cell_is_names_or_zeros_and_ones(cell, label):

@@ -23,6 +23,7 @@ KINDS = {
     "roberta": (["<s>", "<pad>", "</s>", "<unk>"], "<s> $A </s> </s> $B </s>", "<s> $A </s>",
                 {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}),
     "gpt": (["<|end|>"], None, None, {"eos_token": "<|end|>", "unk_token": "<|end|>"}),
+    "padded gpt": (["<|end|>"], None, None, {"eos_token": "<|end|>", "unk_token": "<|end|>", "pad_token": "<|end|>"}),
 }  # fmt: skip
 
 
