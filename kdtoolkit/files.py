@@ -22,7 +22,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         sync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -46,11 +46,11 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         if path.exists():
             retired = path.with_name(f".{path.name}.{os.getpid()}.old")
             shutil.rmtree(retired, ignore_errors=True)
-            os.replace(path, retired)
-            os.replace(temporary, path)
+            path.replace(retired)
+            temporary.replace(path)
             shutil.rmtree(retired, ignore_errors=True)
         else:
-            os.replace(temporary, path)
+            temporary.replace(path)
         sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -69,9 +69,9 @@ def sync(path: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> InputError | WorkError:
     """The error of a failed write, said for the user: read-only and full disks have different ways out."""
-    if isinstance(error, PermissionError) or error.errno == 30:   # EROFS
+    if isinstance(error, PermissionError) or error.errno == 30:  # EROFS
         return InputError(str(path), f"cannot be written ({error.strerror})", "choose another folder with --out")
-    if error.errno in (28, 122):                                  # ENOSPC, EDQUOT
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
         return WorkError(
             f"{path}: no space left on the disk; free some space (`kdtool clean` shows what takes it) "
             "and start again with --resume: what was finished is kept"

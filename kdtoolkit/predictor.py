@@ -90,16 +90,12 @@ class Predictor:
         if asked.kind == "multilabel":
             shares = 1.0 / (1.0 + np.exp(-scaled))
             return [
-                Prediction(
-                    [n for n, p in zip(asked.labels, row) if p > 0.5], dict(zip(asked.labels, map(float, row)))
-                )
+                Prediction([n for n, p in zip(asked.labels, row) if p > 0.5], dict(zip(asked.labels, map(float, row))))
                 for row in shares
             ]
         powers = np.exp(scaled - scaled.max(1, keepdims=True))
         shares = powers / powers.sum(1, keepdims=True)
-        return [
-            Prediction(asked.labels[int(row.argmax())], dict(zip(asked.labels, map(float, row)))) for row in shares
-        ]
+        return [Prediction(asked.labels[int(row.argmax())], dict(zip(asked.labels, map(float, row)))) for row in shares]
 
     def predict_logits(self, texts: Sequence[Text], task: str | None = None) -> np.ndarray:
         """Raw outputs, (rows, outputs) float32: logits, or values in the units of the labels for regression."""

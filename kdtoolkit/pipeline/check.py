@@ -16,9 +16,9 @@ import torch
 from ..data.prepare import TaskRows
 from ..data.rows import Rows, write_rows
 from ..errors import InputError, InputErrors
-from ..processor import has_bf16
 from ..heads import refusal
 from ..ops import backend
+from ..processor import has_bf16
 from ..recipe import Recipe
 from ..recipe.schema import Train
 from ..teacher import Teacher
@@ -152,7 +152,12 @@ def _dry_run(
     dry = recipe.model_copy(update={"train": _few_steps(recipe.train, tokens.rows)})
     started = time.perf_counter()
     fitted = train_student(
-        dry, tokens, checkpoints=folder / "checkpoints", out=folder / "student", board=Board(None), description="dry run"
+        dry,
+        tokens,
+        checkpoints=folder / "checkpoints",
+        out=folder / "student",
+        board=Board(None),
+        description="dry run",
     )
     step_seconds = (time.perf_counter() - started) / max(fitted.steps, 1)
     rows = sum(len(some.splits["train"]) for some in data.values())
@@ -190,7 +195,9 @@ def _sample(rows: Rows, path: Path) -> Rows:
 
 def _few_steps(train: Train, rows: int) -> Train:
     epochs = DRY_STEPS * train.batch_rows * train.accumulate / max(rows, 1)
-    return train.model_copy(update={"epochs": min(epochs, train.epochs), "select": None, "checkpoint_every_steps": None})
+    return train.model_copy(
+        update={"epochs": min(epochs, train.epochs), "select": None, "checkpoint_every_steps": None}
+    )
 
 
 def _first_column(rows: Rows) -> np.ndarray:
@@ -202,4 +209,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-

@@ -203,9 +203,7 @@ def write_results(run: RunFolder, data: Mapping[str, TaskRows], results: Mapping
     write_json(run.results, results)
 
 
-def _predictions(
-    run: RunFolder, predictor: Predictor, rows: Rows, name: str
-) -> tuple[list[str], list[list[object]]]:
+def _predictions(run: RunFolder, predictor: Predictor, rows: Rows, name: str) -> tuple[list[str], list[list[object]]]:
     examples = rows.examples(slice(0, min(TABLE_ROWS, len(rows))))
     texts: list[Text] = [e.text if e.second is None else (e.text, e.second) for e in examples]
     split = run.recipe.evaluate.split
@@ -244,7 +242,9 @@ def _models(run: RunFolder, data: Mapping[str, TaskRows], student: Predictor, sp
         some = rows.splits[split]
         first, second = some.texts(0, min(len(some), 200))
         texts: list[Text] = list(first) if second is None else [(a, b or "") for a, b in zip(first, second)]
-        models["student"].update(measure(lambda t: student.predict_logits(t, task=name), texts, seconds=LATENCY_SECONDS))
+        models["student"].update(
+            measure(lambda t: student.predict_logits(t, task=name), texts, seconds=LATENCY_SECONDS)
+        )
     return models
 
 

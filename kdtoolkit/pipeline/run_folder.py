@@ -44,7 +44,9 @@ class RunFolder:
             run = cls.open(out)
             if run.recipe != recipe:
                 raise InputError(
-                    str(out), f"holds another run ({_difference(run.recipe, recipe)})", "choose another folder with --out"
+                    str(out),
+                    f"holds another run ({_difference(run.recipe, recipe)})",
+                    "choose another folder with --out",
                 )
             return run
         try:

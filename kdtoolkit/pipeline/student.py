@@ -113,7 +113,9 @@ def train_student(
     gold_only: the baseline: the same student and as many updates, on the rows that have gold labels, without teachers.
     """
     model, config = new_student(recipe, data)
-    collator = Collator(data.tasks, data.arrays, data.tokenizer.joint, pairs=model.student.pairs, max_tokens=config.max_tokens)
+    collator = Collator(
+        data.tasks, data.arrays, data.tokenizer.joint, pairs=model.student.pairs, max_tokens=config.max_tokens
+    )
     plan = _plan(recipe, data, None)
     if gold_only:
         gold = data.labelled()
@@ -238,7 +240,12 @@ def new_student(recipe: Recipe, data: StudentData) -> tuple[StudentModel, Studen
 
 
 def _plan(
-    recipe: Recipe, data: StudentData, chosen: np.ndarray | None, *, steps: int | None = None, train: Train | None = None
+    recipe: Recipe,
+    data: StudentData,
+    chosen: np.ndarray | None,
+    *,
+    steps: int | None = None,
+    train: Train | None = None,
 ) -> BatchPlan:
     train = train or recipe.train
     lengths = [array.tokens.lengths() for array in data.arrays]
@@ -246,8 +253,7 @@ def _plan(
         bounds = np.cumsum([0, *(len(some) for some in lengths)])
         cuts = np.searchsorted(chosen, bounds)
         lengths = [
-            some[chosen[low:high] - bound]
-            for some, bound, low, high in zip(lengths, bounds, cuts[:-1], cuts[1:])
+            some[chosen[low:high] - bound] for some, bound, low, high in zip(lengths, bounds, cuts[:-1], cuts[1:])
         ]
     sizes = [len(some) for some in lengths]
     epochs = train.epochs
@@ -283,4 +289,3 @@ def _texts(rows: Mapping[str, Rows], chunk: int = 4096) -> Iterator[str]:
             yield from first
             if second is not None:
                 yield from second
-

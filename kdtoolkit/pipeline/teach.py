@@ -99,9 +99,7 @@ def gold_rows(rows: TaskRows) -> Rows:
     return rows.splits.get("teacher", rows.splits["train"])
 
 
-def _fine_tune(
-    run: RunFolder, teacher: Teacher, member: Member, data: Mapping[str, TaskRows], folder: Path
-) -> None:
+def _fine_tune(run: RunFolder, teacher: Teacher, member: Member, data: Mapping[str, TaskRows], folder: Path) -> None:
     joint = teacher.joint
     names = list(data) if joint else [member.task]
     if joint and member.section.tasks is not None:
@@ -151,9 +149,7 @@ def _finished(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def _key(
-    teacher: Teacher, member: Member, rows: Mapping[str, Rows], data: Mapping[str, TaskRows], seed: int
-) -> str:
+def _key(teacher: Teacher, member: Member, rows: Mapping[str, Rows], data: Mapping[str, TaskRows], seed: int) -> str:
     digest = blake2b(digest_size=16)
     facts: dict[str, Any] = {
         "base": teacher.fingerprint,

@@ -296,9 +296,7 @@ class Recipe(Section):
     def task_list(self) -> list[Task]:
         """The tasks, in order, as far as the recipe alone tells (labels of own tasks come from the data)."""
         return [
-            (GLUE.get(canonical_name(item)) or Task(canonical_name(item)))
-            if isinstance(item, str)
-            else item.task()
+            (GLUE.get(canonical_name(item)) or Task(canonical_name(item))) if isinstance(item, str) else item.task()
             for item in self.tasks
         ]
 

@@ -40,11 +40,12 @@ teachers:
   - {name: "python:teacher_module:distance", tasks: [likeness]}
 student: {name: bilstm, width: 8, embedding: 12, dropout: 0.3}
 tokenizer: {name: sentencepiece, vocabulary: 64}
+optimizer: {learning_rate: 0.01}
 train: {epochs: 2, batch_rows: 16, checkpoint_every_steps: 5, log_every_steps: 5}
 evaluate: {bootstrap: 50, latency: false}
 """
 
-WORDS = "good fine great bad poor dull film book song meal view road".split()
+WORDS = ["good", "fine", "great", "bad", "poor", "dull", "film", "book", "song", "meal", "view", "road"]
 
 
 def rows(count: int, seed: int, *, pair: bool):

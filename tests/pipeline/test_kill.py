@@ -12,10 +12,10 @@ KILL = "import os, signal\ndef kill(): os.kill(os.getpid(), signal.SIGKILL)\n"
 
 AT = {
     "while the data are prepared": KILL
-    + "import kdtoolkit.data.rows as r, kdtoolkit.data.prepare as p\n"
-    + "real = p.write_rows; calls = []\n"
-    + "def write_rows(*a, **k):\n    calls.append(1)\n    return kill() if len(calls) == 2 else real(*a, **k)\n"
-    + "p.write_rows = write_rows\n",
+    + "import kdtoolkit.data.prepare as p\n"
+    + "real = p.RowWriter; calls = []\n"
+    + "def writer(*a, **k):\n    calls.append(1)\n    return kill() if len(calls) == 4 else real(*a, **k)\n"
+    + "p.RowWriter = writer\n",
     "while the teacher labels": KILL
     + "import kdtoolkit.labels.store as s\n"
     + "def write_part(path, ids, values):\n    path.write_bytes(b'half a part'); kill()\n"
@@ -66,7 +66,6 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny, kdtool, unstopped, place):
     if not unstopped:
         kdtool("distill", "--recipe", "tiny.yaml", "--out", "straight", cwd=tiny)
         unstopped.update(digest(tiny / "straight"))
-        environment = "import os\nos.environ['KDTOOLKIT_STORE'] = 'other-store'\n"
     environment = "import os\nos.environ['KDTOOLKIT_STORE'] = 'other-store'\n"
     killed = kdtool(
         "distill", "--recipe", "tiny.yaml", "--out", "run", cwd=tiny, prelude=environment + AT[place], check=None
