@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import platform
 from pathlib import Path
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
@@ -24,5 +23,5 @@ def flags() -> frozenset[str]:
 
 
 def has_bf16() -> bool:
-    """Whether bfloat16 products run in hardware; on a Mac with Apple silicon from the M2 on they do, which is not asked."""
-    return bool(BF16_FLAGS & flags()) or (platform.system() == "Darwin" and platform.machine() == "arm64")
+    """Whether bfloat16 products run in hardware; where the system does not list the processor's features: no."""
+    return bool(BF16_FLAGS & flags())

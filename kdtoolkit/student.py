@@ -96,5 +96,5 @@ class Student(nn.Module, ABC):
         """
 
     def resolved_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The options to store with the trained student so that `type(self)(vocab_size, **options)` rebuilds it alone."""
+        """The options to store with the trained student: `type(self)(vocab_size, **options)` must rebuild it alone."""
         return options

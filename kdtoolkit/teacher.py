@@ -44,7 +44,7 @@ class Teacher(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hex digits that change whenever an output could: weights, tokenizer, label map, max length, dtype, version."""
+        """Hex digits that change whenever an output could: weights, tokenizer, label map, max length, dtype."""
 
     @property
     def kind(self) -> OutputKind:

@@ -1,4 +1,4 @@
-"""One model of our own for all tasks, trained on their gold labels: the bundled demo's teacher, and MKD's kind of one."""
+"""One model of our own for all tasks, trained on their gold labels: the demo's teacher, and MKD's kind of one."""
 
 from __future__ import annotations
 

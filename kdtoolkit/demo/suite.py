@@ -17,7 +17,7 @@ from ..files import atomic_file
 from ..tasks import Task
 from . import pairs, sentiment
 
-GOLD, TRANSFER, TEACHER, DEV = 400, 3600, 4000, 600
+GOLD, TRANSFER, TEACHER, DEV = 500, 3500, 4000, 600
 
 SUITE: tuple[Task, ...] = (
     Task("demo_sentiment", text=("text",), label="label", labels=("negative", "positive"), metrics=("accuracy", "f1")),

@@ -163,13 +163,13 @@ def _dry_run(
     rows = sum(len(some.splits["train"]) for some in data.values())
     per_step = recipe.train.batch_rows * recipe.train.accumulate
     steps = int(np.ceil(recipe.train.epochs * np.ceil(rows / per_step)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     runs = 2 if recipe.evaluate.baseline and recipe.teachers else 1
     report.lines += [
         f"student {recipe.student.name}: {parameters:,} parameters ({parameters * 4 / 1e6:.1f} MB)",
         f"{steps:,} steps of {per_step} rows, about {_duration(steps * step_seconds)}"
         + (f", and as many for the gold-only baseline: {_duration(runs * steps * step_seconds)}" if runs > 1 else ""),
-        f"memory of training: about {(parameters * 16 + 5e8) / 1e9:.1f} GB "
-        f"(this check used {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB at its peak)",
+        f"memory of training: about {max(peak, 0.5) + parameters * 12 / 1e9:.1f} GB (this check took {peak:.1f} GB)",
     ]
     if teacher_seconds:
         report.lines.append(f"labelling: about {_duration(teacher_seconds)} if the store is empty")

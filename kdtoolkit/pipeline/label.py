@@ -26,7 +26,7 @@ def label_splits(rows: TaskRows) -> list[str]:
 
 
 def label(run: RunFolder, data: Mapping[str, TaskRows], teachers: Mapping[str, Sequence[Teacher]]) -> dict[str, Any]:
-    """Labels what is missing and writes data/TASK/SPLIT-teacher.npy, (rows, members, outputs) float32; returns facts."""
+    """Labels what is missing, writes data/TASK/SPLIT-teacher.npy, (rows, members, outputs) float32; returns facts."""
     started, cpu_started = time.perf_counter(), time.process_time()
     labelled = already = 0
     kinds: dict[str, list[str]] = {}

@@ -21,7 +21,7 @@ STATE = "run.json"
 
 
 class RunFolder:
-    """`runs/NAME`: recipe.yaml, teacher/, student/, results.json, tensorboard/, checkpoints/, log.txt; data/ is work."""
+    """`runs/NAME`: recipe.yaml, teacher/, student/, results.json, tensorboard/, checkpoints/, log.txt, data/."""
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
         self.path, self.recipe = path, recipe

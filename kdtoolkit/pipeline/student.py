@@ -1,4 +1,4 @@
-"""Training a student: its tokens, its joint stage, its per-task refinement. Baselines and joint teachers train here too."""
+"""Training a student: its tokens, its joint stage, its per-task refinement; baselines and joint teachers as well."""
 
 from __future__ import annotations
 

@@ -86,4 +86,5 @@ class Task:
     def from_dict(cls, fields: dict[str, Any]) -> Task:
         """The task that `to_dict` described."""
         tuples = {"text", "labels", "metrics", "splits"}
-        return cls(**{key: tuple(value) if key in tuples else value for key, value in fields.items()})
+        known: dict[str, Any] = {key: tuple(value) if key in tuples else value for key, value in fields.items()}
+        return cls(**known)

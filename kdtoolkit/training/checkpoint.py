@@ -46,7 +46,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], place: str) -> No
 
 def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> None:
     """Writes folder/step-N: the state after `step` optimizer steps; older checkpoints but one are removed."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     moments = {
         f"{key}/{names[parameter]}": value.detach().cpu().contiguous()
         for parameter, state in optimizer.state.items()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Per-task soft and gold parts (nats a row that has the part), gradient norm and rows per second since the last `take`."""
+    """Soft and gold parts by task (nats a row that has them), gradient norm and rows per second since `take`."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = tasks
