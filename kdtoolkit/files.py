@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -24,10 +25,13 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    except OSError as error:
+    except Exception as error:
+        if not _of_the_disk(error):
+            raise
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where even the folder could not be made
+            temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -52,10 +56,18 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         else:
             temporary.replace(path)
         sync(path.parent)
-    except OSError as error:
+    except Exception as error:
+        if not _of_the_disk(error):
+            raise
         raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_PLACE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 def sync(path: Path) -> None:
@@ -67,16 +79,39 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def cannot_write(path: Path, error: OSError) -> InputError | WorkError:
-    """The error of a failed write, said for the user: read-only and full disks have different ways out."""
-    if isinstance(error, PermissionError) or error.errno == 30:  # EROFS
-        return InputError(str(path), f"cannot be written ({error.strerror})", "choose another folder with --out")
-    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+def reserve(path: Path) -> None:
+    """Claims the disk blocks of a file that is to be written through a memory map.
+
+    On a full disk this is an OSError; the map alone would be a hole, and filling it would kill the process (SIGBUS).
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
+
+
+def cannot_write(path: Path, error: Exception) -> InputError | WorkError:
+    """The error of a failed write, said for the user: a place that takes no files and a full disk differ."""
+    number = error.errno if isinstance(error, OSError) else errno.ENOSPC
+    if number in _FULL:
         return WorkError(
             f"{path}: no space left on the disk; free some space (`kdtool clean` shows what takes it) "
             "and start again with --resume: what was finished is kept"
         )
-    return WorkError(f"{path}: cannot be written: {error.strerror or error}")
+    reason = getattr(error, "strerror", None) or error
+    if number in _NO_PLACE:
+        return InputError(
+            str(path),
+            f"cannot be written ({reason})",
+            "choose a folder that can be: --out for a run, $KDTOOLKIT_STORE for labels and teachers",
+        )
+    return WorkError(f"{path}: cannot be written: {reason}")
+
+
+def _of_the_disk(error: Exception) -> bool:
+    # safetensors and tokenizers are written in Rust: what the system said stands in the text of errors of their own.
+    return isinstance(error, OSError) or "(os error 28)" in str(error) or "(os error 122)" in str(error)
 
 
 def write_json(path: Path | str, value: Any) -> None:

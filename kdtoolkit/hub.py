@@ -44,7 +44,8 @@ TOKENIZER_FILES = (
 # The title and author by which the hub's own service offers safetensors of a repository that has only pickles.
 CONVERSION_TITLE, CONVERSION_AUTHOR = "Adding `safetensors` variant of this model", "SFconvertbot"
 
-LOCAL_FORMS = (
+LOCAL_FORMS = "give a folder with config.json and model.safetensors, or fill the cache where there is a network"
+LOCAL_TEACHERS = (
     "give a folder with config.json and model.safetensors, a labels file (.parquet, .jsonl, .csv), "
     "python:module:function, or fill the cache where there is a network"
 )
@@ -122,14 +123,15 @@ def _from_hub(repo: str, source: str, place: str, revision: str | None, weights:
 
     called = f"'{source}' ({repo})" if repo != source else f"'{source}'"
     near = nearest(source, ALIASES) if source.lower() not in ALIASES and "/" not in source else None
-    remedy = f"did you mean '{near}'? Otherwise {LOCAL_FORMS}" if near else LOCAL_FORMS
+    forms = LOCAL_TEACHERS if place.startswith("teacher") else LOCAL_FORMS
+    remedy = f"did you mean '{near}'? Otherwise {forms}" if near else forms
     remedy += f": `hf download {repo}`"
     try:
         folder = _snapshot(repo, revision)
         if weights and not has_weights(folder) and revision is None:
             folder = _converted(repo) or folder
     except HFValidationError as error:
-        raise InputError(place, f"'{source}' is neither a folder nor a possible hub id", LOCAL_FORMS) from error
+        raise InputError(place, f"'{source}' is neither a folder nor a possible hub id", forms) from error
     except LocalEntryNotFoundError as error:
         offline = " and HF_HUB_OFFLINE forbids a download" if _offline() else " and the hub cannot be reached"
         raise InputError(

@@ -15,6 +15,7 @@ from .tasks import Task
 
 if TYPE_CHECKING:
     from .recipe.schema import StudentSection
+    from .student import Student
     from .tokenizers import Tokenizer
     from .training import StudentModel
 
@@ -74,19 +75,24 @@ def student_config(
     )
 
 
-def build_model(config: StudentConfig) -> StudentModel:
-    """The student and its heads with fresh weights."""
-    from .heads import MultiTaskHeads
-    from .training import StudentModel
-
+def build_student(config: StudentConfig) -> Student:
+    """The student alone, with fresh weights. Raises InputError for options that it refuses."""
     cls = plugins.plugin("student", config.name)
     problems = plugins.option_problems("student", config.name, cls, config.options)
     if problems:
         raise InputError(f"student.{problems[0][0]}", problems[0][1])
     try:
-        student = cls(config.vocab_size, **config.options)
+        return cls(config.vocab_size, **config.options)
     except (TypeError, ValueError) as error:
         raise InputError(f"student '{config.name}'", str(error)) from error
+
+
+def build_model(config: StudentConfig) -> StudentModel:
+    """The student and its heads with fresh weights."""
+    from .heads import MultiTaskHeads
+    from .training import StudentModel
+
+    student = build_student(config)
     heads = MultiTaskHeads(config.tasks, student.width, pairs=student.pairs, mixed=config.mixed)
     return StudentModel(student, heads)
 

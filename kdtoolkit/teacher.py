@@ -48,7 +48,11 @@ class Teacher(ABC):
 
     @property
     def kind(self) -> OutputKind:
-        """logits | logprobs (classification, usable at temperature 1 only) | values (regression)."""
+        """logits | logprobs (classification; logits up to a constant, so any temperature will do) | values (regression).
+
+        The option `averaged: true` of a teacher says that its probabilities are those of several models together, and
+        a recipe is refused that wants them at another temperature than 1.
+        """
         return "values" if self.task.kind == "regression" else "logits"
 
     @property

@@ -50,6 +50,9 @@ class BiLSTM(Student):
         super().__init__(width=2 * width)
         self.pooling, self.pairs = pooling, pairs
         self.embed = nn.Embedding(vocab_size, embedding, padding_idx=0)
+        with torch.no_grad():
+            # torch's deviation of 1 drowns what few updates can teach a word: BENCHMARKS.md, 2026-11-21.
+            self.embed.weight.mul_(0.1)
         self.dropout = nn.Dropout(dropout)
         between = dropout if layers > 1 else 0.0  # torch warns of a dropout between one layer and nothing
         self.lstm = nn.LSTM(embedding, width, layers, batch_first=True, bidirectional=True, dropout=between)

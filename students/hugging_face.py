@@ -24,10 +24,10 @@ class HuggingFaceEncoder(Student):
 
     model: an alias (distilbert), a hub id or a folder. config: its config as a mapping with `model_type`, in place of
     `model`; then nothing is read and `initialise` does nothing.
-    pretrained: whether `initialise` copies the checkpoint's weights. Its word embeddings are not among them, for their
-    numbers mean nothing to another tokenizer: the recipe copies them with `tokenizer: {name: teacher, source: model,
-    vectors: copy}`, and `word_embedding` is where they go.
-    pooling: "cls" (state of the first token) or "mean" over the real tokens.
+    pretrained: whether `initialise` copies the checkpoint's weights. Its word embeddings are not among them, for only
+    its tokenizer knows their numbers: they come with `tokenizer: {name: teacher, source: model, vectors: copy}`, which
+    is what a recipe with this student has if it says nothing else, and go where `word_embedding` says.
+    pooling: "first" (the state of the first token) or "mean" over the real tokens.
 
     `encode` gives pooled and states; set the attribute `output` to any of {"hidden", "attentions"} for these too
     (attentions switch the encoder from PyTorch's fused attention to an explicit one).
@@ -44,9 +44,9 @@ class HuggingFaceEncoder(Student):
         model: str | None = None,
         config: dict[str, Any] | None = None,
         pretrained: bool = True,
-        pooling: Literal["cls", "mean"] = "cls",
+        pooling: Literal["first", "mean"] = "first",
     ) -> None:
-        one_of("pooling", pooling, ("cls", "mean"))
+        one_of("pooling", pooling, ("first", "mean"))
         if (model is None) == (config is None):
             raise InputError(PLACE, "one of `model` (a checkpoint) and `config` is needed", "for example hf:distilbert")
         source = _config(model, config)
@@ -88,7 +88,7 @@ class HuggingFaceEncoder(Student):
         )
         real = batch.mask.unsqueeze(-1)
         states: Tensor = answer.last_hidden_state * real
-        pooled = states[:, 0] if self.pooling == "cls" else states.sum(1) / real.sum(1)
+        pooled = states[:, 0] if self.pooling == "first" else states.sum(1) / real.sum(1)
         return Encoded(
             pooled=pooled,
             states=states,

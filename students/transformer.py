@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +66,9 @@ class Transformer(Student):
     positions: longest text it can read, in tokens; a longer one is an InputError.
     pooling: "first" (the state of the first token) or "mean" over the real tokens.
     pairs: "joint" reads a pair as one sequence with segments, "separate" encodes each text alone.
-    init_from: folder, alias or hub id of a BERT-type checkpoint of the same width, heads and feedforward. `initialise`
-    copies from it positions, segments, their LayerNorm, the chosen layers, and the word embeddings if it has as many
-    word pieces as this student (its own tokenizer with nothing left out; otherwise see the tokenizer's `vectors`).
+    init_from: folder, alias or hub id of a BERT-type checkpoint of the same width, heads and feedforward, or "teacher",
+    the run's first Hugging Face teacher after its fine-tuning. `initialise` copies from it positions, segments, their
+    LayerNorm and the chosen layers. Its word embeddings come with its tokenizer, which is the recipe's default then.
     init_layers: the checkpoint's layer numbers, from 0, one for each layer here; None: evenly spaced from its first
     layer to its last, and its first alone if there is one layer here.
 
@@ -166,10 +166,6 @@ class Transformer(Student):
         checkpoint = BertCheckpoint(self.init_from, "student.init_from")
         numbers = self._chosen_layers(checkpoint)
         self._check_sizes(checkpoint)
-        words = checkpoint.tensor("embeddings.word_embeddings.weight")
-        if words.shape == self.embed.weight.shape:
-            self.embed.weight.copy_(words)
-            self.embed.weight[0].zero_()  # padding
         positions = checkpoint.tensor("embeddings.position_embeddings.weight")
         self.positions.weight.copy_(positions[: self.positions.num_embeddings])
         segments = checkpoint.tensor("embeddings.token_type_embeddings.weight")[:2]
@@ -179,6 +175,9 @@ class Transformer(Student):
         for number, layer in zip(numbers, self.layers):
             assert isinstance(layer, Layer)
             _copy_layer(checkpoint, f"encoder.layer.{number}", layer)
+
+    def resolved_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in options.items() if key not in ("init_from", "init_layers")}
 
     def _chosen_layers(self, checkpoint: BertCheckpoint) -> list[int]:
         available, wanted = checkpoint.layers, len(self.layers)

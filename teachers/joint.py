@@ -20,8 +20,9 @@ class JointTeacher(Teacher):
     """A student-shaped model trained jointly on all tasks' gold rows in the teach stage; then it teaches.
 
     student: its architecture, as under `student:` of a recipe (a name, or a mapping with the constructor's arguments).
-    tokenizer: as under `tokenizer:`. epochs, batch_rows, learning_rate (AdamW, 10 % warm-up, linear decay), max_tokens
-    (of each text), sampler_exponent (each task's share is its size to that power).
+    tokenizer: as under `tokenizer:`; None: a recipe's default for this student.
+    epochs, batch_rows, learning_rate (AdamW, 10 % warm-up, linear decay), max_tokens (of each text), sampler_exponent
+    (each task's share is its size to that power).
     Joint training on all tasks: Liu et al. 2019 (arXiv:1901.11504), section 3; as a teacher: MKD (arXiv:1911.03588).
     """
 
@@ -33,7 +34,7 @@ class JointTeacher(Teacher):
         task: Task,
         *,
         student: str | dict[str, Any] = "bilstm",
-        tokenizer: str | dict[str, Any] = "sentencepiece",
+        tokenizer: str | dict[str, Any] | None = None,
         epochs: float = 3,
         batch_rows: int = 32,
         learning_rate: float = 1e-3,
@@ -43,7 +44,7 @@ class JointTeacher(Teacher):
         super().__init__(source, task)
         self._sections = {
             "student": student,
-            "tokenizer": tokenizer,
+            **({} if tokenizer is None else {"tokenizer": tokenizer}),
             "train": {"epochs": epochs, "batch_rows": batch_rows},
             "optimizer": {"learning_rate": learning_rate},
             "data": {"max_tokens": max_tokens},

@@ -11,7 +11,7 @@ import torch
 
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.errors import InputError
-from kdtoolkit.files import atomic_folder
+from kdtoolkit.files import atomic_folder, reserve
 from kdtoolkit.progress import track
 from kdtoolkit.student import Tokens
 
@@ -136,6 +136,7 @@ def _as_npy(raw: Path, path: Path) -> None:
     """Gives raw int32 numbers the header of a .npy file, without reading them into memory."""
     numbers = np.memmap(raw, np.int32, "r")
     target = np.lib.format.open_memmap(path, "w+", np.int32, numbers.shape)
+    reserve(path)
     for start in range(0, len(numbers), 1 << 22):
         target[start : start + (1 << 22)] = numbers[start : start + (1 << 22)]
     target.flush()

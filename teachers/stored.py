@@ -33,6 +33,9 @@ class StoredTeacher(Teacher):
     column: a column of lists, of mappings by label name, or (regression) of numbers; default: found.
     labels: label names in the order of the lists, where the file does not say.
     id, text: columns of ids (16 bytes or 32 hex digits) or of the texts, whose ids are computed; default: found.
+    averaged: the values are an average of several models' probabilities. Those of one model say its logits up to a
+        constant, so any temperature gives what the model itself would give; an average of several has lost the members'
+        logits, so a recipe with another temperature than 1 is refused.
     partial: texts that the file lacks have no teacher; otherwise they are an error.
     A column `task` says of which task a row is. Labels are matched to the task's by name, in any order.
     Memory: 16 bytes and `outputs` floats a row. Raises InputError with file and row for what cannot be right.
@@ -48,6 +51,7 @@ class StoredTeacher(Teacher):
         labels: Sequence[str] | None = None,
         id: str | None = None,
         text: str | Sequence[str] | None = None,
+        averaged: bool = False,
         partial: bool = False,
     ) -> None:
         super().__init__(source, task)

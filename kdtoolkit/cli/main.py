@@ -84,6 +84,8 @@ class Kdtool(click.Group):
             if session.debug:
                 raise
             _say(f"kdtool: {error}")
+            if session.run:
+                _say(f"What was finished is kept. To go on once that is put right: kdtool distill --resume {session.run}")
             sys.exit(error.exit_code)
         except BrokenPipeError:
             # Whoever read the output has had enough (`| head`); Python must not complain about it at exit either.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import InputError
 from .options import chosen_recipe, run_name, says_something
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ def work(session: Session, given: dict[str, Any], until: str) -> tuple[RunFolder
 
     run = _run(given)
     session.run = shlex.quote(str(run.path))
-    return run, run_stages(run, until=until)
+    try:
+        return run, run_stages(run, until=until)
+    except InputError:
+        if not run.path.exists():
+            session.run = None
+        raise
 
 
 def _run(given: dict[str, Any]) -> RunFolder:

@@ -53,7 +53,7 @@ class Plan:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[Callable[..., Any]]:
+def together(source: str = "data") -> Iterator[Callable[..., Any]]:
     """Yields `attempt(function, ...)`, which keeps an InputError for the end, where all of them are raised as one."""
     errors: list[InputError] = []
 
@@ -68,7 +68,7 @@ def together() -> Iterator[Callable[..., Any]]:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise InputErrors("data", [p for e in errors for p in (e.problems if isinstance(e, InputErrors) else [str(e)])])
+        raise InputErrors(source, [p for e in errors for p in (e.problems if isinstance(e, InputErrors) else [str(e)])])
 
 
 def find_inputs(task: Task, recipe: Recipe) -> Inputs:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
-from ..files import atomic_file
+from ..files import atomic_file, reserve
 from .labelling import shortened
 from .store import LabelStore, id_hex
 
@@ -39,6 +39,7 @@ def teacher_array(rows: Rows, stores: Sequence[LabelStore], path: Path | str) ->
     with atomic_file(path) as temporary:
         shape = (len(ids), len(stores), task.outputs)
         out = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+        reserve(temporary)
         out[:] = np.nan
         for member, store in enumerate(stores):
             found = store.read_into(out[:, member], ids)

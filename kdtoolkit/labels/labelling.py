@@ -108,7 +108,7 @@ def label_rows(
     wall, cpu = time.monotonic(), time.process_time()
     place = f"teacher {teacher.source}, task {teacher.task.name}"
     texts = Texts.of(splits)
-    _all_answered(teacher, texts, place)
+    all_answered(teacher, splits)
     missing = store.missing(texts.ids)
     already = len(texts) - int(missing.sum())
     if already and not teacher.reusable:
@@ -161,14 +161,16 @@ def teacher_values(teacher: Teacher, examples: Sequence[Example], place: str) ->
     return values
 
 
-def _all_answered(teacher: Teacher, texts: Texts, place: str) -> None:
-    if teacher.partial:
+def all_answered(teacher: Teacher, splits: Sequence[Rows]) -> None:
+    """Raises InputError if the teacher lacks values for some texts of the splits, and is not `partial`."""
+    if teacher.partial or type(teacher).answers is Teacher.answers:
         return
+    texts = Texts.of(splits)
     silent = ~teacher.answers(texts.ids)
     if silent.any():
         example = texts.examples(np.flatnonzero(silent)[:1])[0]
         raise InputError(
-            place,
+            f"teacher {teacher.source}, task {teacher.task.name}",
             f"has no values for {int(silent.sum())} of {len(texts)} texts, such as {shortened(example.text)} "
             f"(id {id_hex(texts.ids[silent.argmax()])})",
             "label them too, or set `partial: true`: rows without values then learn from gold labels alone",

@@ -33,7 +33,7 @@ def evaluate_run(run: RunFolder, split: str | None = None) -> dict[str, Any]:
 
 def check(recipe: Recipe) -> Any:
     """Pre-flight: everything that can be found wrong before long work, and an estimate of time and memory."""
-    from .check import check
+    from .pre_flight import check  # no module may be called `check`: importing it would hide this function
 
     return check(recipe)
 

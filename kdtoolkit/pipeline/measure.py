@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,7 +48,9 @@ def evaluate(run: RunFolder, data: Mapping[str, TaskRows], split: str | None = N
                 rows=len(measured),
                 labels=measured.labels(),
                 student_outputs=outputs_of(student, measured),
-                teacher_outputs=None if outputs is None else combined(rows.task, outputs, weights),
+                teacher_outputs=None
+                if outputs is None
+                else combined(rows.task, outputs, weights, how=recipe.objective.ensemble),
                 gold_only_outputs=None if baseline is None else outputs_of(baseline, measured),
                 temperatures={
                     "student": student.config.temperature.get(name, 1.0),
@@ -114,18 +116,21 @@ def outputs_of(predictor: Predictor, rows: Rows, chunk: int = 4096) -> np.ndarra
     return np.concatenate(parts) if parts else np.zeros((0, rows.task.outputs), np.float32)
 
 
-def combined(task: Task, outputs: np.ndarray, weights: Sequence[float]) -> np.ndarray:
-    """One teacher out of an ensemble's members, (rows, members, outputs) -> (rows, outputs).
+def combined(
+    task: Task, outputs: np.ndarray, weights: Sequence[float], *, how: Literal["probabilities", "logits"]
+) -> np.ndarray:
+    """One teacher out of an ensemble's members, as the student learns from it: (rows, members, outputs) to (rows,
+    outputs).
 
-    Probabilities are averaged (MT-DNN-KD, arXiv:1904.09482, section 3) and given back as logits; values are averaged.
-    A member that says nothing about a row (NaN) is left out there.
+    how: probabilities are averaged (MT-DNN-KD, arXiv:1904.09482, section 3) and given back as logits, or the logits
+    are (TextBrewer, arXiv:2002.12620); values are averaged. A member that says nothing about a row (NaN) is left out there.
     """
     values = np.asarray(outputs, dtype=np.float64)
     share = np.broadcast_to(np.asarray(weights)[None, :, None], values.shape) * np.isfinite(values)
     share = share / np.maximum(share.sum(1, keepdims=True), 1e-300)
     values = np.where(np.isfinite(values), values, 0.0)
     silent = share.sum(1) == 0
-    if task.kind == "regression":
+    if task.kind == "regression" or how == "logits":
         mean = (share * values).sum(1)
     elif task.kind == "multilabel":
         probability = (share / (1.0 + np.exp(-values))).sum(1).clip(1e-12, 1 - 1e-12)
@@ -210,7 +215,9 @@ def _predictions(run: RunFolder, predictor: Predictor, rows: Rows, name: str) ->
     outputs, task = teacher_outputs(run, name, split), rows.task
     weights = [section.weight for section in run.recipe.teachers_of(name)]
     table: list[list[object]] = []
-    taught = None if outputs is None else combined(task, np.asarray(outputs[: len(examples)]), weights)
+    taught = None if outputs is None else combined(
+        task, np.asarray(outputs[: len(examples)]), weights, how=run.recipe.objective.ensemble
+    )
     for number, (example, prediction) in enumerate(zip(examples, predictor.predict(texts, task=name))):
         said = "" if taught is None else _said(task, taught[number])
         gold = "" if example.label is None else example.label

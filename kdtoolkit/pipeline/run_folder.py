@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -33,12 +34,16 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.results = path / "results.json"
         self.log = path / "log.txt"
+        self.fresh = False
         self._lock: int | None = None
 
     @classmethod
     def create(cls, recipe: Recipe, out: Path) -> RunFolder:
-        """Makes the folder and recipe.yaml in one atomic step; an existing folder is accepted if it is this run."""
-        if out.exists():
+        """Makes the folder and recipe.yaml in one atomic step; an existing folder is accepted if it is this run.
+
+        `fresh` of the result says that the folder was made here, so that a run that is refused can be taken back.
+        """
+        if _exists(out):
             if not (out / STATE).is_file():
                 raise InputError(str(out), "exists and is not a run of kdtoolkit", "choose another folder with --out")
             run = cls.open(out)
@@ -55,20 +60,41 @@ class RunFolder:
                 write_json(temporary / STATE, {"schema": 1, "stages": {}, "versions": versions()})
         except OSError as error:
             raise cannot_write(out, error) from error
-        return cls(out, recipe)
+        run = cls(out, recipe)
+        run.fresh = True
+        return run
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """The run in an existing folder."""
-        if not path.exists():
+        if not _exists(path):
             raise InputError(str(path), "does not exist", "give the folder of a run, such as runs/demo")
-        if not (path / STATE).is_file() or not (path / "recipe.yaml").is_file():
-            raise InputError(str(path), "is no run of kdtoolkit (it has no recipe.yaml and run.json)")
-        return cls(path, load_recipe(path / "recipe.yaml"))
+        lacks = [name for name in ("recipe.yaml", STATE) if not (path / name).is_file()]
+        if lacks:
+            raise InputError(
+                str(path), f"is no run of kdtoolkit (it has no {' and no '.join(lacks)})",
+                "give the folder of a run, such as runs/demo",
+            )  # fmt: skip
+        run = cls(path, load_recipe(path / "recipe.yaml"))
+        run.state()
+        return run
+
+    def take_back(self) -> None:
+        """Deletes the folder of a run that was refused before it had anything to keep."""
+        shutil.rmtree(self.path)
 
     def state(self) -> dict[str, Any]:
         """What run.json says."""
-        return read_json(self.path / STATE)
+        try:
+            state = read_json(self.path / STATE)
+            if isinstance(state, dict) and isinstance(state.get("stages"), dict):
+                return state
+        except WorkError:
+            pass
+        raise WorkError(
+            f"{self.path / STATE}: is damaged, so what is finished is unknown; start again with "
+            f"--recipe {self.path / 'recipe.yaml'} --out ANOTHER_FOLDER: labels and teachers are found in the store"
+        )
 
     def done(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage left, or None if it is not finished."""
@@ -106,6 +132,13 @@ def new_folder(name: str, parent: Path = Path("runs")) -> Path:
         number += 1
         path = parent / f"{name}-{number}"
     return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise cannot_write(path, error) from error
 
 
 def versions() -> dict[str, str]:

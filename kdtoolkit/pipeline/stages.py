@@ -18,14 +18,14 @@ from ..errors import InputError
 from ..files import atomic_folder, cannot_write, read_json
 from ..progress import log
 from ..recipe import Recipe
-from ..recipe.names import resolve_teacher
 from ..teacher import Teacher
 from ..training.board import Board
 from .label import label, teacher_outputs
 from .measure import calibrate, evaluate, held_out_score, write_results
+from .refusals import refuse
 from .run_folder import RunFolder
 from .student import StudentData, refine_student, tokenize, train_student
-from .teach import ready_teachers
+from .teach import build_teachers, ready_teachers, teacher_checkpoint
 
 DEMO = "demo:"
 
@@ -35,7 +35,7 @@ def run_stages(run: RunFolder, until: str = "report") -> dict[str, Any]:
 
     Returns results.json if the run got there, else run.json. Raises InputError and WorkError; what was finished stays.
     """
-    if run.results.is_file():
+    if run.results.is_file() and (run.student / "config.json").is_file():
         log.info("%s is finished; nothing to do", run.path)
         return read_json(run.results)
     run.lock()
@@ -43,6 +43,10 @@ def run_stages(run: RunFolder, until: str = "report") -> dict[str, Any]:
         with _logged(run.log):
             torch.set_num_threads(run.recipe.train.threads or 1)
             return _run(run, until)
+    except InputError:
+        if run.fresh and not run.state()["stages"]:
+            run.take_back()  # nothing long was done: a refused run leaves nothing behind
+        raise
     finally:
         run.unlock()
 
@@ -56,10 +60,14 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
             for note in rows.notes:
                 log.info("%s: %s", name, note)
         something_to_learn(recipe, data)
+        if run.done("label") is None:
+            tasks = [rows.task for rows in data.values()]
+            refuse(recipe, tasks, run.data, teacher_source=teacher_checkpoint(recipe, run))
+            built = build_teachers(recipe, data)
 
     if run.done("label") is None:
         with _stage(run, "teach") as facts:
-            teachers = ready_teachers(run, data)
+            teachers = ready_teachers(run, data, built)
             facts["rows"] = 0
         if until == "teach":
             return run.state()
@@ -74,7 +82,7 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
         tokens = _tokens(run, data)
         facts["rows"] = tokens.rows
     score = held_out_score(data, recipe, tokens, run.data)
-    if run.done("distill") is None:
+    if run.done("distill") is None or not (run.student / "config.json").is_file():
         with _stage(run, "distill") as facts:
             report = train_student(
                 recipe,
@@ -139,17 +147,8 @@ def _tokens(run: RunFolder, data: Mapping[str, TaskRows]) -> StudentData:
         {name: rows.splits["train"] for name, rows in data.items()},
         run.data,
         teacher=lambda task: teacher_outputs(run, task, "train"),
-        teacher_source=hugging_face_source(run.recipe),
+        teacher_source=teacher_checkpoint(run.recipe, run),
     )
-
-
-def hugging_face_source(recipe: Recipe) -> str | None:
-    """Folder or hub id of the recipe's first Hugging Face teacher, whose tokenizer a student may share."""
-    for section in recipe.teachers:
-        plugin, source = resolve_teacher(section.name)
-        if plugin == "hugging_face":
-            return source
-    return None
 
 
 def _refine(run: RunFolder, tokens: StudentData, folder: Path, name: str) -> int:

@@ -19,7 +19,7 @@ from ..files import atomic_file, write_json
 from ..objectives import DistillationObjective
 from ..progress import log
 from ..recipe import Recipe
-from ..recipe.names import resolve_student
+from ..recipe.pretrained import from_teacher
 from ..recipe.schema import Train
 from ..student_folder import CONFIG, StudentConfig, build_model, load_student, save_student, student_config
 from ..tasks import Task
@@ -40,6 +40,8 @@ class StudentData:
     arrays: tuple[TaskArrays, ...]
     scaling: dict[str, tuple[float, float]]
     member_weights: tuple[tuple[float, ...], ...]
+    teacher_source: str | None = None
+    """Folder or hub id of the first Hugging Face teacher, for a student that starts from it."""
 
     @property
     def rows(self) -> int:
@@ -83,7 +85,7 @@ def tokenize(
         )
         for task in tasks
     }
-    if not keeps_pieces(recipe):
+    if tokenizer.vectors() is None:  # unseen pieces with pretrained vectors mean something too
         # Exact at weight decay 0, and nearly twice as fast: rows of the embedding that never occur never move.
         tokenizer = compact(tokenizer, np.sum([array.piece_counts for array in tokens.values()], axis=0))
         tokens = {name: remap(array, tokenizer, folder / f"tokens-{name}-compact") for name, array in tokens.items()}
@@ -94,7 +96,7 @@ def tokenize(
         if task.kind == "regression":
             scaling[task.name] = _scaling(labels, outputs)
     weights = tuple(tuple(s.weight for s in recipe.teachers_of(task.name)) for task in tasks)
-    return StudentData(tuple(tasks), tokenizer, tuple(arrays), scaling, weights)
+    return StudentData(tuple(tasks), tokenizer, tuple(arrays), scaling, weights, teacher_source)
 
 
 def train_student(
@@ -214,16 +216,10 @@ def train_joint(
     )
 
 
-def keeps_pieces(recipe: Recipe) -> bool:
-    """Whether the student starts from a pretrained embedding, whose unseen pieces mean something too."""
-    _, options = resolve_student(recipe.student)
-    return options.get("init_from") is not None or bool(options.get("model"))
-
-
 def new_student(recipe: Recipe, data: StudentData) -> tuple[StudentModel, StudentConfig]:
     """A fresh student and heads, the same for the same seed, with pretrained weights where the recipe asks for them."""
     config = student_config(
-        recipe.student,
+        from_teacher(recipe.student, data.teacher_source),
         data.tasks,
         vocab_size=len(data.tokenizer),
         max_tokens=recipe.data.max_tokens,

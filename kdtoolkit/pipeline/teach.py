@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from .. import plugins
+from ..data.plan import together
 from ..data.prepare import TaskRows
 from ..data.rows import Rows
-from ..errors import InputError, InputErrors
+from ..errors import InputError
 from ..files import atomic_folder
 from ..labels import default_store
+from ..labels.labelling import all_answered
 from ..progress import log
 from ..recipe import Recipe
 from ..recipe.names import resolve_teacher
@@ -26,15 +28,20 @@ from ..recipe.schema import TeacherSection
 from ..tasks import Task
 from ..teacher import Teacher
 from ..training.randomness import derived_seed
+from .label import label_splits
 from .run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Member:
-    """One teacher of one task, by name: enough to build it again."""
+    """One teacher of one task, by name: enough to build it again.
+
+    number: among the teachers of the task; place: in the recipe's list of teachers.
+    """
 
     task: str
     number: int
+    place: int
     section: TeacherSection
     plugin: str
     source: str
@@ -42,7 +49,10 @@ class Member:
     def build(self, task: Task, source: str | None = None) -> Teacher:
         """The teacher itself; `source` replaces the recipe's name of it (its fine-tuned folder)."""
         cls = plugins.plugin("teacher", self.plugin)
-        return cls(source or self.source, task, **self.section.options)
+        try:
+            return cls(source or self.source, task, **self.section.options)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"teacher '{self.section.name}', task {self.task}", str(error)) from error
 
 
 def members(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, list[Member]]:
@@ -52,7 +62,8 @@ def members(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, list[Member]]:
         found[task.name] = []
         for number, section in enumerate(recipe.teachers_of(task.name)):
             plugin, source = resolve_teacher(section.name)
-            found[task.name].append(Member(task.name, number, section, plugin, source))
+            place = next(i for i, listed in enumerate(recipe.teachers) if listed is section)
+            found[task.name].append(Member(task.name, number, place, section, plugin, source))
     return found
 
 
@@ -71,17 +82,33 @@ def option_problems(recipe: Recipe) -> list[str]:
     return problems
 
 
-def ready_teachers(run: RunFolder, data: Mapping[str, TaskRows]) -> dict[str, list[Teacher]]:
-    """Builds every teacher and fine-tunes those that are not ready; what is finished is found again."""
-    problems = option_problems(run.recipe)
-    if problems:
-        raise InputErrors("recipe", problems)
-    found = members(run.recipe, [rows.task for rows in data.values()])
+def build_teachers(recipe: Recipe, data: Mapping[str, TaskRows]) -> dict[str, list[Teacher]]:
+    """Builds every teacher, fine-tuned or not, before the first of them works: all problems are raised together."""
     teachers: dict[str, list[Teacher]] = {}
-    for name, task_members in found.items():
+    with together("teachers") as attempt:
+        for name, task_members in members(recipe, [rows.task for rows in data.values()]).items():
+            teachers[name] = [attempt(built, member, data[name]) for member in task_members]
+    return teachers
+
+
+def built(member: Member, rows: TaskRows) -> Teacher:
+    """One teacher, with values for all texts or with labels to be fine-tuned on. Raises InputError if it has neither."""
+    teacher = member.build(rows.task)
+    if teacher.ready:
+        all_answered(teacher, [rows.splits[split] for split in label_splits(rows)])
+    elif not (teacher.joint or _has_labels(gold_rows(rows))):
+        raise _nothing_to_learn(member, rows.task.name)
+    return teacher
+
+
+def ready_teachers(
+    run: RunFolder, data: Mapping[str, TaskRows], built: Mapping[str, Sequence[Teacher]]
+) -> dict[str, list[Teacher]]:
+    """The teachers of `build_teachers`, those that were not ready fine-tuned; what is finished is found again."""
+    teachers: dict[str, list[Teacher]] = {}
+    for name, task_members in members(run.recipe, [rows.task for rows in data.values()]).items():
         teachers[name] = []
-        for member in task_members:
-            teacher = member.build(data[name].task)
+        for member, teacher in zip(task_members, built[name], strict=True):
             if not teacher.ready:
                 folder = _folder(run, member, len(task_members), joint=teacher.joint)
                 if not _finished(folder):
@@ -94,9 +121,36 @@ def ready_teachers(run: RunFolder, data: Mapping[str, TaskRows]) -> dict[str, li
     return teachers
 
 
+def teacher_checkpoint(recipe: Recipe, run: RunFolder | None = None) -> str | None:
+    """Folder or hub id of the first Hugging Face teacher, whose tokenizer and weights a student may share.
+
+    Where the run has fine-tuned it, its folder for the first of its tasks.
+    """
+    found = members(recipe, recipe.task_list())
+    for section in recipe.teachers:
+        for some in found.values():
+            for member in some:
+                if member.section is section and member.plugin == "hugging_face":
+                    folder = None if run is None else _folder(run, member, len(some), joint=False)
+                    return str(folder) if folder is not None and _finished(folder) else member.source
+    return None
+
+
 def gold_rows(rows: TaskRows) -> Rows:
     """The rows a teacher of the task is fine-tuned on."""
     return rows.splits.get("teacher", rows.splits["train"])
+
+
+def _has_labels(rows: Rows) -> bool:
+    return bool(np.isfinite(rows.labels()).any())
+
+
+def _nothing_to_learn(member: Member, task: str) -> InputError:
+    return InputError(
+        f"teacher '{member.section.name}'",
+        f"has no head for '{task}' and there are no labelled rows to fine-tune it on",
+        "give labels, or a teacher that was fine-tuned for the task",
+    )
 
 
 def _fine_tune(run: RunFolder, teacher: Teacher, member: Member, data: Mapping[str, TaskRows], folder: Path) -> None:
@@ -106,13 +160,10 @@ def _fine_tune(run: RunFolder, teacher: Teacher, member: Member, data: Mapping[s
         names = [name for name in data if name in member.section.tasks]
     rows = {name: gold_rows(data[name]) for name in names}
     for name, some in rows.items():
-        if not np.isfinite(some.labels()).any():
-            raise InputError(
-                f"teacher '{member.section.name}'",
-                f"has no head for '{name}' and there are no labelled rows to fine-tune it on",
-                "give labels, or a teacher that was fine-tuned for the task",
-            )
-    seed = derived_seed(run.recipe.seed, "teacher", "joint" if joint else member.task, member.number)
+        if not _has_labels(some):
+            raise _nothing_to_learn(member, name)
+    who = ("joint", member.place) if joint else (member.task, member.number)
+    seed = derived_seed(run.recipe.seed, "teacher", *who)
     key = _key(teacher, member, rows, data, seed)
     shelf = default_store(run.recipe.store) / "teachers" / key
     if _finished(shelf):
@@ -139,7 +190,7 @@ def _link(source: str, target: str) -> None:
 
 def _folder(run: RunFolder, member: Member, count: int, *, joint: bool) -> Path:
     if joint:
-        return run.teacher / f"joint-{member.number}"
+        return run.teacher / f"joint-{member.place}"
     folder = run.teacher / member.task
     return folder if count == 1 else folder / f"member-{member.number}"
 

@@ -13,8 +13,9 @@ from ..schedule import Schedule, Value, extremes
 from ..tasks import GLUE, Task, canonical_name
 from .document import KeyPath, Problem
 from .messages import sentence
-from .names import resolve_teacher, student_plugin
-from .schema import ObjectiveOptions, Recipe, TaskSection
+from .names import resolve_student, resolve_teacher, student_plugin
+from .pretrained import OPTIONS, TEACHER, checkpoint_of, is_own
+from .schema import ObjectiveOptions, Recipe, TaskSection, TeacherSection
 from .signature import constructor_options, source_file
 
 TEMPERATURE = "1 to 8 are usual"
@@ -93,12 +94,30 @@ def _teachers(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
             yield Problem((*path, "name"), f"'{section.name}' is not python:module:function")
         else:
             yield from _plugin("teacher", plugin, section.name, section.options, path)
+            yield from _averaged(recipe, section, path)
+
+
+def _averaged(recipe: Recipe, section: TeacherSection, path: KeyPath) -> Iterator[Problem]:
+    """An average of several models' probabilities is no softmax of logits that another temperature could divide."""
+    if section.options.get("averaged") is not True:
+        return
+    for task in recipe.task_list():
+        taught = task.kind != "regression" and (section.tasks is None or task.name in section.tasks)
+        if taught and extremes(recipe.objective.of(task.name)["temperature"]) != (1, 1):
+            own = task.name in recipe.objective.tasks and recipe.objective.tasks[task.name].temperature is not None
+            key = f"objective.tasks.{task.name}.temperature" if own else "objective.temperature"
+            message = f"averaged probabilities can be used at temperature 1 only; set {key}: 1 (task '{task.name}')"
+            yield Problem((*path, "averaged"), message)
 
 
 def _student(recipe: Recipe) -> Iterator[Problem]:
     name, options = student_plugin(recipe.student.name, recipe.student.options)
-    if name == "hf" and not options.get("model"):
+    if name == "hf" and not options.get("model") and not options.get("config"):
         yield Problem(("student", "name"), "hf: names no model; write hf:NAME, such as hf:prajjwal1/bert-tiny")
+    elif checkpoint_of(recipe.student) == TEACHER and not _models(recipe):
+        option = next(name for name in OPTIONS if options.get(name))
+        message = f"'{TEACHER}' is the first teacher that is a Hugging Face model, and there is none; name a checkpoint"
+        yield Problem(("student", "name" if option == "model" else option), message)
     else:
         yield from _plugin("student", name, recipe.student.name, options, ("student",))
 
@@ -142,10 +161,21 @@ def _tokenizer(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(("tokenizer", "vectors"), "sentencepiece has no pretrained vectors; use the tokenizer words")
     if section.vectors is not None and section.name == "teacher" and section.vectors not in ("copy", "project"):
         yield Problem(("tokenizer", "vectors"), f"'{section.vectors}' is unknown; one of: copy, project")
-    models = [teacher for teacher in recipe.teachers if resolve_teacher(teacher.name)[0] == "hugging_face"]
-    if section.name == "teacher" and section.source is None and not models:
+    checkpoint, needed = checkpoint_of(recipe.student), resolve_student(recipe.student)[0] == "hf"
+    if section.name == "teacher" and section.source is None and not _models(recipe) and checkpoint != TEACHER:
         message = "is needed: no teacher is a Hugging Face model whose tokenizer could be taken"
         yield Problem(("tokenizer", "source"), message)
+    if checkpoint is not None and needed and not is_own(section, checkpoint):
+        key = "source" if section.name == "teacher" else "name"
+        message = (
+            f"'{section.source or section.name}' is not the tokenizer of '{checkpoint}', whose weights the student "
+            f"starts from; leave `tokenizer` out, or set student.pretrained: false to start from nothing"
+        )
+        yield Problem(("tokenizer", key), message)
+
+
+def _models(recipe: Recipe) -> list[TeacherSection]:
+    return [teacher for teacher in recipe.teachers if resolve_teacher(teacher.name)[0] == "hugging_face"]
 
 
 def _objective(recipe: Recipe, names: list[str]) -> Iterator[Problem]:

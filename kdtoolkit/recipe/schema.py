@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serial
 from ..errors import InputError
 from ..schedule import Schedule, Value
 from ..tasks import GLUE, Task, canonical_name
+from .pretrained import with_words
 
 ObjectiveKind = Literal["ce", "kl", "rkl", "jsd", "tvd", "mse", "mse_centered"]
 
@@ -147,14 +148,14 @@ class StudentSection(OpenSection):
 
 
 class TokenizerSection(OpenSection):
-    """The student's tokenizer; further keys are its own."""
+    """The student's tokenizer; further keys are its own. A student that starts from a checkpoint has the checkpoint's."""
 
     name: Literal["sentencepiece", "words", "teacher"] = "sentencepiece"
     vocabulary: int = Field(default=8000, ge=16)
     vectors: str | None = None
     """words: path of a GloVe or fastText text file. teacher: "copy" or "project" its word embeddings."""
     source: str | None = None
-    """teacher: the tokenizer's folder or hub id; None: the first Hugging Face teacher."""
+    """teacher: the tokenizer's folder, alias or hub id; None: the first Hugging Face teacher."""
 
 
 class ObjectiveOptions(Section):
@@ -284,6 +285,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _canonical(self) -> Recipe:
         self.tasks = [canonical_name(item) if isinstance(item, str) else item for item in self.tasks]
+        self.tokenizer = with_words(self.tokenizer, self.student, given="tokenizer" in self.model_fields_set)
         return self
 
     @classmethod

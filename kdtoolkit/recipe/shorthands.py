@@ -45,6 +45,8 @@ def apply(
         origins[("teachers",)] = "--teacher"
     if "student" in given:
         recipe["student"] = _with_student(_section(recipe, "student"), str(given["student"]))
+        if str(given["student"]).startswith("hf:") and _section(recipe, "tokenizer").get("name") != "teacher":
+            recipe.pop("tokenizer", None)  # the recipe's was for its own student; this one brings the checkpoint's
         origins[("student", "name")] = "--student"
     if "seed" in given:
         recipe["seed"] = given["seed"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from ..errors import InputError, did_you_mean
 from ..files import write_text
+from ..hub import checkpoint_folder, weight_files
 from .base import JointTemplate, Tokenizer, check_options
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 DEFINITION = "tokenizer.json"
 EMBEDDING_KEYS = ("word_embeddings.weight", "tok_embeddings.weight", "embed_tokens.weight", "wte.weight",
                   "word_embedding.weight", "shared.weight")  # fmt: skip
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 class TeacherTokenizer(Tokenizer):
@@ -58,7 +57,7 @@ class TeacherTokenizer(Tokenizer):
 
     @classmethod
     def build(cls, source: str, *, vectors: str | None, options: dict[str, Any]) -> TeacherTokenizer:
-        """The tokenizer of a local folder or a hub id.
+        """The tokenizer of a local folder, an alias or a hub id.
 
         vectors: "copy" or "project": read its word embeddings, which the pipeline then copies or projects into the
         student; None: the student learns its own. options: none.
@@ -133,8 +132,9 @@ class TeacherTokenizer(Tokenizer):
 def _load(source: str) -> Any:
     from transformers import AutoTokenizer
 
+    folder = _folder(source, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
     except (OSError, ValueError, KeyError) as error:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -170,7 +170,10 @@ def read_embeddings(source: str) -> np.ndarray:
     """The word embeddings of a Hugging Face checkpoint, (pieces, width) float32; no other tensor is read."""
     from safetensors import safe_open
 
-    file, names = _weights(source)
+    names = {}
+    for path in weight_files(_folder(source, weights=True), "tokenizer.vectors"):
+        with safe_open(path, framework="pt") as tensors:
+            names.update(dict.fromkeys(tensors.keys(), path))
     key = next((name for suffix in EMBEDDING_KEYS for name in sorted(names) if name.endswith(suffix)), None)
     if key is None:
         raise InputError(
@@ -178,29 +181,12 @@ def read_embeddings(source: str) -> np.ndarray:
             "leave tokenizer.vectors out",
         )  # fmt: skip
     # Read through torch, for numpy has no bfloat16.
-    with safe_open(file(names[key]), framework="pt") as tensors:
+    with safe_open(names[key], framework="pt") as tensors:
         return tensors.get_tensor(key).float().numpy()
 
 
-def _weights(source: str) -> tuple[Any, dict[str, str]]:
-    """A function from a weights file's name to its path, and the file of each tensor."""
-    from safetensors import safe_open
-
-    def path_of(name: str) -> Path | None:
-        if Path(source).is_dir():
-            return Path(source) / name if (Path(source) / name).is_file() else None
-        from huggingface_hub import hf_hub_download
-
-        try:
-            return Path(hf_hub_download(source, name))
-        except (OSError, ValueError):
-            return None
-
-    if (whole := path_of(WEIGHTS[0])) is not None:
-        with safe_open(whole, framework="np") as tensors:
-            return path_of, dict.fromkeys(tensors.keys(), WEIGHTS[0])
-    if (index := path_of(WEIGHTS[1])) is not None:
-        return path_of, json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    raise InputError(
-        "tokenizer.vectors", f"'{source}' has no {WEIGHTS[0]}", "save it in that format, or leave tokenizer.vectors out"
-    )
+def _folder(source: str, *, weights: bool) -> Path:
+    """The folder of a checkpoint. One that is given need not have more in it than is read."""
+    if Path(source).expanduser().is_dir():
+        return Path(source).expanduser()
+    return checkpoint_folder(source, "tokenizer.source", weights=weights)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoints import write_checkpoint
 
 TEACHER = '''
 import numpy as np
@@ -88,3 +89,86 @@ def kdtool(tmp_path):
         return done
 
     return call
+
+
+def merged(base, changes):
+    """`base` with the sections of `changes` merged into its sections; None takes a section out."""
+    result = dict(base)
+    for key, value in changes.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict) and isinstance(result.get(key), dict) and "name" not in value:
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+@pytest.fixture
+def recipe(tiny):
+    """recipe(section={...}): tiny.yaml as a mapping that works from any folder, with sections merged in."""
+    module = tiny / "teacher_module.py"
+    base = {
+        "seed": 3,
+        "tasks": [
+            {"name": "mood", "text": "text", "labels": ["low", "high"]},
+            {"name": "likeness", "kind": "regression", "text": ["one", "two"]},
+        ],
+        "data": {"folder": str(tiny / "data"), "max_tokens": 16},
+        "teachers": [
+            {"name": f"python:{module}:score", "tasks": ["mood"]},
+            {"name": f"python:{module}:distance", "tasks": ["likeness"]},
+        ],
+        "student": {"name": "bilstm", "width": 8, "embedding": 12, "dropout": 0.3},
+        "tokenizer": {"name": "sentencepiece", "vocabulary": 64},
+        "optimizer": {"learning_rate": 0.01},
+        "train": {"epochs": 1, "batch_rows": 16, "checkpoint_every_steps": None, "log_every_steps": 5},
+        "evaluate": {"bootstrap": 0, "latency": False},
+    }
+    return lambda **changes: merged(base, changes)
+
+
+@pytest.fixture
+def mood(recipe, tiny):
+    """As `recipe`, with the task mood alone."""
+    teachers = [{"name": f"python:{tiny / 'teacher_module.py'}:score"}]
+    tasks = [{"name": "mood", "text": "text", "labels": ["low", "high"]}]
+    return lambda **changes: recipe(**{"tasks": tasks, "teachers": teachers, **changes})
+
+
+@pytest.fixture
+def run_of(tmp_path):
+    """run_of(recipe, name="run"): the results and the folder of a whole run in this process."""
+    import kdtoolkit
+
+    def run(values, name="run"):
+        return kdtoolkit.distill(values, tmp_path / name), tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def events():
+    """events(folder): what TensorBoard reads there: {tag: {step: value}}, and {tag: text}."""
+
+    def read(folder):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+        scalars = {tag: {e.step: e.value for e in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
+        texts = {tag: found.Tensors(tag)[-1].tensor_proto.string_val[0].decode() for tag in found.Tags()["tensors"]}
+        return scalars, texts
+
+    return read
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """bert(labels=..., seed=...): a tiny random checkpoint that knows the words of the tiny data."""
+    made = []
+
+    def make(family="bert", labels=None, **options):
+        made.append(tmp_path / f"{family}-{len(made)}")
+        return write_checkpoint(made[-1], family, labels, words=WORDS, initializer_range=0.1, **options)
+
+    return make

@@ -158,8 +158,11 @@ def test_wrong_options_are_named(tmp_path, bert):
         built(bert, "projekt")
     with pytest.raises(InputError, match=r"tokenizer\.lowercase"):
         TeacherTokenizer.build(str(bert), vectors=None, options={"lowercase": True})
-    with pytest.raises(InputError, match="no tokenizer can be loaded"):
+    with pytest.raises(InputError, match="nothing is not there"):
         built(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no tokenizer can be loaded"):
+        built(tmp_path / "empty")
     with pytest.raises(InputError, match="no teacher brings a tokenizer"):
         build_tokenizer(
             TokenizerSection(name="teacher"), lambda: iter(()), seed=0, folder=tmp_path / "x", teacher_source=None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +14,6 @@ import torch
 
 from ..data.prepare import TaskRows
 from ..data.rows import Rows, write_rows
-from ..errors import InputError, InputErrors
-from ..heads import refusal
 from ..ops import backend
 from ..processor import has_bf16
 from ..recipe import Recipe
@@ -24,9 +21,10 @@ from ..recipe.schema import Train
 from ..teacher import Teacher
 from ..training.board import Board
 from .label import label_splits
-from .stages import hugging_face_source, prepare, something_to_learn
+from .refusals import collected, raise_together, refuse
+from .stages import prepare, something_to_learn
 from .student import StudentData, new_student, tokenize, train_student
-from .teach import gold_rows, members, option_problems
+from .teach import built, gold_rows, members, teacher_checkpoint
 
 SAMPLE_ROWS = 2000
 DRY_STEPS = 4
@@ -46,35 +44,24 @@ def check(recipe: Recipe) -> CheckReport:
     report = CheckReport()
     problems: list[str] = []
     torch.set_num_threads(recipe.train.threads or 1)
-    with _collected(problems):
-        problems += option_problems(recipe)
-    with _collected(problems):
-        _precision(recipe, report)
-    with _collected(problems):
+    _precision(recipe, report)
+    with collected(problems):
         report.lines.append("op backend: {} ({})".format(*backend()))
     with tempfile.TemporaryDirectory(prefix="kdtool-check-") as name:
         folder, data = Path(name), {}
-        with _collected(problems):
+        with collected(problems):
             data = prepare(recipe, folder / "data")
             something_to_learn(recipe, data)
             _describe(recipe, data, report)
+        with collected(problems):
+            tasks = [rows.task for rows in data.values()]
+            refuse(recipe, tasks, folder, teacher_source=teacher_checkpoint(recipe))
         teacher_seconds = 0.0
-        if data and not problems:
+        if data:
             teacher_seconds = _teachers(recipe, data, report, problems)
-        if problems:
-            raise InputErrors("recipe", problems)
+        raise_together(list(dict.fromkeys(problems)))
         _dry_run(recipe, data, folder, teacher_seconds, report)
     return report
-
-
-@contextmanager
-def _collected(problems: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except InputErrors as error:
-        problems += error.problems
-    except InputError as error:
-        problems.append(str(error))
 
 
 def _precision(recipe: Recipe, report: CheckReport) -> None:
@@ -100,8 +87,8 @@ def _teachers(recipe: Recipe, data: Mapping[str, TaskRows], report: CheckReport,
     seconds = 0.0
     for name, some in members(recipe, [rows.task for rows in data.values()]).items():
         for member in some:
-            with _collected(problems):
-                teacher = member.build(data[name].task)
+            with collected(problems):
+                teacher = built(member, data[name])
                 rows = sum(len(data[name].splits[split]) for split in label_splits(data[name]))
                 if teacher.ready:
                     per_row = _seconds_a_row(teacher, data[name])
@@ -112,10 +99,6 @@ def _teachers(recipe: Recipe, data: Mapping[str, TaskRows], report: CheckReport,
                     )
                 else:
                     gold = int(np.isfinite(_first_column(gold_rows(data[name]))).sum())
-                    if not gold:
-                        raise InputError(
-                            f"{name}: teacher {member.section.name}", "has no head for the task and no row has a label"
-                        )
                     report.lines.append(
                         f"{name}: teacher {member.section.name}: will be fine-tuned on {gold:,} labelled rows first"
                     )
@@ -141,13 +124,10 @@ def _dry_run(
         for task in tasks
     }
     tokens = tokenize(
-        recipe, tasks, sampled, folder / "tokens", teacher=outputs.get, teacher_source=hugging_face_source(recipe)
+        recipe, tasks, sampled, folder / "tokens", teacher=outputs.get, teacher_source=teacher_checkpoint(recipe)
     )
     _coverage(tokens, report)
     model, _ = new_student(recipe, tokens)
-    refused = [text for task in tasks if (text := refusal(task, model.student)) is not None]
-    if refused:
-        raise InputErrors("recipe", refused)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     dry = recipe.model_copy(update={"train": _few_steps(recipe.train, tokens.rows)})
     started = time.perf_counter()

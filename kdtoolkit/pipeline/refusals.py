@@ -1,0 +1,84 @@
+"""What is refused before any long work: a run and `kdtool check` ask the same questions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError, InputErrors
+from ..heads import refusal
+from ..ops import backend
+from ..recipe import Recipe
+from ..recipe.pretrained import from_teacher
+from ..student_folder import build_student, student_config
+from ..tasks import Task
+from ..tokenizers import build_tokenizer
+from .teach import option_problems
+
+FEW_PIECES = 16
+SAMPLE = "a few words to try a tokenizer on"
+
+
+@contextmanager
+def collected(problems: list[str]) -> Iterator[None]:
+    """Keeps an InputError for later, so that all problems can be reported together."""
+    try:
+        yield
+    except InputErrors as error:
+        problems += error.problems
+    except InputError as error:
+        problems.append(str(error))
+
+
+def raise_together(problems: Sequence[str], source: str = "recipe") -> None:
+    """Raises InputErrors with all the problems, if there is one."""
+    if problems:
+        raise InputErrors(source, problems)
+
+
+def refuse(recipe: Recipe, tasks: Sequence[Task], folder: Path, *, teacher_source: str | None) -> None:
+    """Raises InputErrors with all that is wrong with options, op backend, tokenizer, student and heads.
+
+    tasks: as the data have completed them. folder: for what is tried out; nothing is left there.
+    teacher_source: folder or hub id of the first Hugging Face teacher.
+    """
+    problems: list[str] = []
+    with collected(problems):
+        problems += option_problems(recipe)
+    with collected(problems):
+        backend()
+    with collected(problems):
+        _try_tokenizer(recipe, folder, teacher_source)
+    with collected(problems):
+        _try_student(recipe, tasks, teacher_source)
+    raise_together(list(dict.fromkeys(problems)))
+
+
+def _try_tokenizer(recipe: Recipe, folder: Path, teacher_source: str | None) -> None:
+    section = recipe.tokenizer
+    if section.name == "words" and section.vectors is not None:
+        # The file may have gigabytes: that it is there must do.
+        if not Path(section.vectors).is_file():
+            raise InputError("tokenizer.vectors", f"there is no file {section.vectors}", "give a file of word vectors")
+        section = section.model_copy(update={"vectors": None})
+    section = section.model_copy(update={"vocabulary": 8000})  # enough for SAMPLE; what the text needs, it will show
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".try-", dir=folder) as name:
+        build_tokenizer(section, lambda: iter([SAMPLE]), seed=0, folder=Path(name), teacher_source=teacher_source)
+
+
+def _try_student(recipe: Recipe, tasks: Sequence[Task], teacher_source: str | None) -> None:
+    """Builds the student for a handful of pieces and copies what it starts from, as the distill stage will."""
+    section = from_teacher(recipe.student, teacher_source)
+    config = student_config(
+        section, tasks, vocab_size=FEW_PIECES, max_tokens=recipe.data.max_tokens, mixed=False, scaling={}
+    )
+    with torch.random.fork_rng(devices=()):
+        student = build_student(config)
+        refused = [text for task in tasks if (text := refusal(task, student)) is not None]
+        raise_together(refused)
+        student.initialise()
