@@ -100,6 +100,8 @@ class Predictor:
     def predict_logits(self, texts: Sequence[Text], task: str | None = None) -> np.ndarray:
         """Raw outputs, (rows, outputs) float32: logits, or values in the units of the labels for regression."""
         asked = self.task(task)
+        if isinstance(texts, str | Mapping):
+            raise InputError("texts", f"predict expects a list of texts, received one {type(texts).__name__}", "[text]")
         pairs = [_two_texts(text, asked, number) for number, text in enumerate(texts)]
         outputs = np.zeros((len(pairs), asked.outputs), dtype=np.float32)
         model = self._model_of(asked.name)

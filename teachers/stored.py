@@ -128,7 +128,7 @@ class StoredTeacher(Teacher):
         kind: OutputKind = "values" if says == "values" else "logprobs" if says == "logprobs" else "logits"
         if says in ("probabilities", "label_score"):
             sums = task.kind == "classification"
-            told = "" if rows.says != "auto" else "; if these are logits, say `values: logits`"
+            told = "; if these are logits, say `values: logits`"
             self._refuse(probability_problem(values, sums=sums, partial=self._partial), rows.where, told)
             values = from_probabilities(values, task)
             kind = "logprobs" if sums else "logits"

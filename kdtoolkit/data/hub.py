@@ -37,13 +37,20 @@ class HubSplit(Source):
             yield from enumerate(zip(*(batch[column] for column in columns)), start + 1)
 
 
-def hub_name(task: Task) -> tuple[str, str | None]:
-    """(repository, configuration) of a task's data on the hub: GLUE's own, else a data set called like the task."""
+def hub_name(task: Task, named: str | None = None) -> tuple[str, str | None]:
+    """(repository, configuration) of a task's data on the hub.
+
+    named: what the recipe says, "owner/name" or "owner/name:configuration"; None: GLUE's own for its tasks, else a data
+    set called like the task.
+    """
+    if named is not None:
+        repository, _, configuration = named.partition(":")
+        return repository, configuration or None
     return (GLUE_REPOSITORY, task.name) if task.name in GLUE else (task.name, None)
 
 
-def hub_splits(task: Task) -> Mapping[str, Source]:
-    """All splits of the task's data set, by their names on the hub.
+def hub_splits(task: Task, named: str | None = None) -> Mapping[str, Source]:
+    """All splits of the task's data set, by their names on the hub; `named` as in `hub_name`.
 
     HF_HUB_OFFLINE, HF_HOME and HF_DATASETS_CACHE hold as everywhere. Raises InputError, with the forms that need no
     network, if the data set can neither be reached nor is in the cache.
@@ -51,7 +58,7 @@ def hub_splits(task: Task) -> Mapping[str, Source]:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    repository, configuration = hub_name(task)
+    repository, configuration = hub_name(task, named)
     called = f"'{repository}'" + (f" ({configuration})" if configuration else "")
     # No network, no such data set or configuration, a data set that is a script.
     failures = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, HfHubHTTPError, HFValidationError)

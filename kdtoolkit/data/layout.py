@@ -143,8 +143,15 @@ def local_splits(task: Task, section: TaskData, folder: Path | None, *, only_tas
     Splits without a file are absent. Raises InputError if a named file does not exist.
     """
     found: dict[str, list[Path]] = {}
+    own: Path | None = None
     if folder is not None:
-        own = task_folder(folder, task, only_task=only_task)
+        try:
+            own = task_folder(folder, task, only_task=only_task)
+        except InputError:
+            if not section.has_source or not folder.is_dir():
+                raise
+            own = None  # the recipe names the task's files, and the folder is that of other tasks
+    if own is not None:
         found = {split: files for split, names in split_names(task).items() if (files := files_of(own, names))}
     for split in SPLITS:
         named = getattr(section, split)

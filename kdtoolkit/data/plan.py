@@ -78,13 +78,13 @@ def find_inputs(task: Task, recipe: Recipe) -> Inputs:
     if section.transfer_rows is not None and section.gold_rows is None:
         raise InputError(f"data.{task.name}.transfer_rows", "says nothing without gold_rows", "give gold_rows as well")
     files = local_splits(task, section, folder, only_task=len(recipe.tasks) == 1)
-    from_hub = folder is None and section.train is None
+    from_hub = section.train is None and (folder is None or section.hub is not None)
     if not from_hub and "train" not in files:
         raise InputError(
             f"data.folder {folder}", f"has no train file for task '{task.name}'", f"name it with data.{task.name}.train"
         )
     # A hub data set is frozen once it has been prepared, so that a run can be resumed without the hub.
-    hub = {"hub": list(hub_name(task))} if from_hub else {}
+    hub = {"hub": list(hub_name(task, section.hub))} if from_hub else {}
     state = hub | {split: [_state(path) for path in paths] for split, paths in files.items()}
     return Inputs(task, recipe, section, files, from_hub, state)
 
@@ -94,7 +94,7 @@ def open_inputs(inputs: Inputs) -> Plan:
     task, section = inputs.task, inputs.section
     sources: dict[str, list[Source]] = {}
     if inputs.from_hub:
-        on_hub = hub_splits(task)
+        on_hub = hub_splits(task, section.hub)
         for split, names in split_names(task).items():
             if found := [on_hub[name] for name in names if name in on_hub]:
                 sources[split] = found[:1]

@@ -76,7 +76,8 @@ def prepare_all(recipe: Recipe, folder: Path | str) -> dict[str, TaskRows]:
 
 def _plan_or_rows(task: Task, recipe: Recipe, folder: Path) -> Plan | TaskRows:
     kept = read_json(folder / "task.json") if (folder / "task.json").is_file() else {}
-    if kept.get("asked") != asked_for(task, recipe):
+    whole = all((folder / f"{split}.arrow").is_file() for split in kept.get("rows", ()))
+    if kept.get("asked") != asked_for(task, recipe) or not whole:
         return open_inputs(find_inputs(task, recipe))
     # A run can be resumed and measured again where its data are no more: the prepared rows are all it needs.
     gone = recipe.data.folder is not None and not Path(recipe.data.folder).expanduser().is_dir()
@@ -193,6 +194,10 @@ class _Reading:
         hold_out_dev = "dev" not in self.plan.splits
         if not counts.rows:
             raise InputError(source, "has no rows")
+        if counts.empty == counts.rows and not self.task.pair:
+            columns = shown(self.plan.splits["train"].sources[0].columns)
+            remedy = f"name the text column with data.{self.task.name}.text; the columns are {columns}"
+            raise InputError(source, f"the text of every row is empty (column '{self.task.text[0]}')", remedy)
         if hold_out_dev and survey.labelled.sum() < LEAST_ROWS_TO_SPLIT:
             raise InputError(
                 source,
@@ -290,6 +295,7 @@ class _Reading:
             if counts.rows % 1000 == 0:
                 self.advance(1000)
             yield Example(self.task.name, text, second, label)
+        self.advance(counts.rows % 1000)
 
     def _text(self, value: Any, source: Source, number: int, counts: _Counts) -> str:
         if value is None:

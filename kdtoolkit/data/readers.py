@@ -126,7 +126,8 @@ class DelimitedFile(Source):
             else:
                 raise InputError(
                     self.where(number), f"has {len(fields)} fields where the file has {width} columns",
-                    None if self.quoted else "if fields are in quotes, set `quoting: quoted`",
+                    "put a field that holds the delimiter in quotes" if self.quoted
+                    else "if fields are in quotes, set `quoting: quoted`",
                 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def problem(values: np.ndarray, kind: OutputKind, *, partial: bool = False) -> t
     name = {"logits": "logits", "logprobs": "log-probabilities", "values": "values"}[kind]
     checks = [
         (missing.any(1) & ~silent, f"NaN among the {name}"),
-        (np.isposinf(values).any(1), f"+inf among the {name}"),
+        (np.isposinf(values).any(1), f"+inf among the {name}" + (" (-inf is allowed)" if kind == "logits" else "")),
     ]
     if kind == "values":
         checks.append((np.isneginf(values).any(1), "-inf among the values"))

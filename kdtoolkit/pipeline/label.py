@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data.prepare import TaskRows
 from ..evaluate.latency import measure
+from ..errors import WorkError
 from ..labels import LabelStore, default_store, label_rows, teacher_array
 from ..progress import log
 from ..teacher import Teacher
@@ -64,7 +65,20 @@ def teacher_path(run: RunFolder, task: str, split: str) -> Path:
 def teacher_outputs(run: RunFolder, task: str, split: str) -> np.ndarray | None:
     """(rows, members, outputs) float32, memory-mapped, or None where the task has no teacher."""
     path = teacher_path(run, task, split)
-    return np.load(path, mmap_mode="r") if path.is_file() else None
+    try:
+        return np.load(path, mmap_mode="r") if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise WorkError(f"{path}: is damaged ({error}); delete it and run again with --resume") from error
+
+
+def is_labelled(run: RunFolder, data: Mapping[str, TaskRows]) -> bool:
+    """Whether the label stage is done and what it left is still there."""
+    return run.done("label") is not None and all(
+        teacher_path(run, name, split).is_file()
+        for name, rows in data.items()
+        if run.recipe.teachers_of(name)
+        for split in label_splits(rows)
+    )
 
 
 def teacher_model(

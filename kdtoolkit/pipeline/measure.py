@@ -42,6 +42,8 @@ def evaluate(run: RunFolder, data: Mapping[str, TaskRows], split: str | None = N
             measured = rows.splits[where]
             outputs = teacher_outputs(run, name, where)
             weights = [section.weight for section in recipe.teachers_of(name)]
+            # Where no row has a gold label, the baseline's head is as random as it began.
+            learned = baseline is not None and bool(np.isfinite(rows.splits["train"].labels()).any())
             tasks[key] = task_result(
                 rows.task,
                 split=where,
@@ -51,7 +53,7 @@ def evaluate(run: RunFolder, data: Mapping[str, TaskRows], split: str | None = N
                 teacher_outputs=None
                 if outputs is None
                 else combined(rows.task, outputs, weights, how=recipe.objective.ensemble),
-                gold_only_outputs=None if baseline is None else outputs_of(baseline, measured),
+                gold_only_outputs=outputs_of(baseline, measured) if baseline is not None and learned else None,
                 temperatures={
                     "student": student.config.temperature.get(name, 1.0),
                     "gold_only": baseline.config.temperature.get(name, 1.0) if baseline else 1.0,

@@ -106,6 +106,13 @@ class RunFolder:
         state["stages"][stage] = dict(facts)
         write_json(self.path / STATE, state)
 
+    def forget(self, *stages: str) -> None:
+        """Says that stages are not finished (any more)."""
+        state = self.state()
+        if any(stage in state["stages"] for stage in stages):
+            state["stages"] = {name: facts for name, facts in state["stages"].items() if name not in stages}
+            write_json(self.path / STATE, state)
+
     def lock(self) -> None:
         """Keeps a second process out of this run for as long as this process lives."""
         try:

@@ -18,10 +18,12 @@ from ..errors import InputError
 from ..files import atomic_folder, cannot_write, read_json
 from ..progress import log
 from ..recipe import Recipe
+from ..student_folder import CONFIG, WEIGHTS
 from ..teacher import Teacher
+from ..tokenizers.base import FILE as TOKENIZER
 from ..training.board import Board
-from .label import label, teacher_outputs
-from .measure import calibrate, evaluate, held_out_score, write_results
+from .label import is_labelled, label, teacher_outputs
+from .measure import calibrate, calibration_rows, evaluate, held_out_score, write_results
 from .refusals import refuse
 from .run_folder import RunFolder
 from .student import StudentData, refine_student, tokenize, train_student
@@ -35,7 +37,7 @@ def run_stages(run: RunFolder, until: str = "report") -> dict[str, Any]:
 
     Returns results.json if the run got there, else run.json. Raises InputError and WorkError; what was finished stays.
     """
-    if run.results.is_file() and (run.student / "config.json").is_file():
+    if run.results.is_file() and _is_whole(run.student) and (run.done("baseline") is None or _is_whole(run.gold_only)):
         log.info("%s is finished; nothing to do", run.path)
         return read_json(run.results)
     run.lock()
@@ -60,12 +62,13 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
             for note in rows.notes:
                 log.info("%s: %s", name, note)
         something_to_learn(recipe, data)
-        if run.done("label") is None:
+        labelled = is_labelled(run, data)
+        if not labelled:
             tasks = [rows.task for rows in data.values()]
             refuse(recipe, tasks, run.data, teacher_source=teacher_checkpoint(recipe, run))
             built = build_teachers(recipe, data)
 
-    if run.done("label") is None:
+    if not labelled:
         with _stage(run, "teach") as facts:
             teachers = ready_teachers(run, data, built)
             facts["rows"] = 0
@@ -82,7 +85,9 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
         tokens = _tokens(run, data)
         facts["rows"] = tokens.rows
     score = held_out_score(data, recipe, tokens, run.data)
-    if run.done("distill") is None or not (run.student / "config.json").is_file():
+    if not _is_whole(run.student):
+        run.forget("distill", "refine")
+    if run.done("distill") is None:
         with _stage(run, "distill") as facts:
             report = train_student(
                 recipe,
@@ -97,6 +102,8 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
     if recipe.refine is not None and run.done("refine") is None:
         with _stage(run, "refine") as facts:
             facts["rows"] = _refine(run, tokens, run.student, "refine")
+    if not _is_whole(run.gold_only):
+        run.forget("baseline")
     if _wants_baseline(recipe, tokens) and run.done("baseline") is None:
         with _stage(run, "baseline") as facts:
             report = train_student(
@@ -109,7 +116,7 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
                 score=score,
                 description="gold-only baseline",
             )
-            facts["rows"] = report.rows
+            facts.update(rows=report.rows, steps=report.steps)
             if recipe.refine is not None:
                 facts["rows"] += _refine(run, tokens, run.gold_only, "refine_gold_only")
     with _stage(run, "evaluate"):
@@ -162,10 +169,22 @@ def _refine(run: RunFolder, tokens: StudentData, folder: Path, name: str) -> int
 
 
 def something_to_learn(recipe: Recipe, data: Mapping[str, TaskRows]) -> None:
-    """Raises InputError for a task without a teacher and without labels."""
+    """Raises InputError for a task without teacher and labels, and where there are no rows to select weights on."""
+    if recipe.train.select is not None and all(calibration_rows(rows, recipe) is None for rows in data.values()):
+        raise InputError(
+            "train.select",
+            "there are no rows to select on: a tenth of the gold rows of every task is less than 50, or "
+            "evaluate.calibration_rows is",
+            "leave train.select out, or give more labelled rows",
+        )
     for name, rows in data.items():
         if not recipe.teachers_of(name) and not np.isfinite(rows.splits["train"].labels()).any():
             raise InputError(f"task '{name}'", "has neither a teacher nor gold labels: there is nothing to learn from")
+
+
+def _is_whole(student: Path) -> bool:
+    # What was damaged and deleted is made again from the last checkpoint.
+    return all((student / name).is_file() for name in (CONFIG, WEIGHTS, TOKENIZER))
 
 
 def _wants_baseline(recipe: Recipe, tokens: StudentData) -> bool:

@@ -50,13 +50,13 @@ def _tasks(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
             except InputError as error:
                 yield Problem(path, f"'{name}': {error.cause}")
                 continue
-        if name not in GLUE and recipe.data.folder is None and recipe.data.task(name).train is None:
+        if name not in GLUE and recipe.data.folder is None and not recipe.data.task(name).has_source:
             yield Problem(path, _unknown_task(name, item))
 
 
 def _unknown_task(name: str, item: str | TaskSection) -> str:
     near = nearest(name, GLUE) if isinstance(item, str) else None
-    own = f"a task of your own needs data.{name}.train, or data.folder with {name}/train.csv (.tsv, .jsonl, .parquet)"
+    own = f"a task of your own needs data.{name}.train or .hub, or data.folder with {name}/train.csv (.tsv, .jsonl, .parquet)"
     if near:
         return f"no task is called '{name}'; did you mean '{near}'? ({own})"
     return f"'{name}' is not built in ({', '.join(GLUE)}) and has no data; {own}"

@@ -81,6 +81,8 @@ class TaskSection(Section):
 class TaskData(Section):
     """Where the rows of one task are, and how many of them are used."""
 
+    hub: str | None = None
+    """A data set on the Hugging Face hub: "owner/name", or "owner/name:configuration"."""
     train: str | None = None
     dev: str | None = None
     test: str | None = None
@@ -97,6 +99,11 @@ class TaskData(Section):
     """The first so many rows of train keep their labels; None: all."""
     transfer_rows: int | None = Field(default=None, ge=0)
     """The next so many rows lose theirs; None: all the rest, if gold_rows is given."""
+
+    @property
+    def has_source(self) -> bool:
+        """Whether the section itself says where train is."""
+        return self.train is not None or self.hub is not None
 
 
 class Data(Section):

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import WorkError
+from ..errors import InputError, WorkError
 from ..files import atomic_folder, read_json, write_json
 
 KEEP = 2
@@ -73,7 +73,12 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     if not saved:
         return None
     place = folder / f"step-{saved[-1]}"
-    state = read_json(place / "state.json")
+    try:
+        state = read_json(place / "state.json")
+    except (InputError, WorkError) as error:
+        raise WorkError(
+            f"{place / 'state.json'}: is damaged or missing; delete the folder {place} and start again with --resume"
+        ) from error
     load_weights(model, read_tensors(place / "model.safetensors"), str(place))
     parameters = dict(model.named_parameters())
     for key, tensor in read_tensors(place / "optimizer.safetensors").items():

@@ -76,6 +76,15 @@ def test_any_other_hub_data_set_is_a_task_by_its_name(cache, tmp_path):
     assert rows.task.labels == ("neg", "pos") and list(rows.splits) == ["train", "dev", "test"]
 
 
+def test_a_hub_data_set_with_an_owner_and_a_configuration_is_named_in_the_recipe(cache, tmp_path):
+    splits = {"train": {"text": ["a", "b"], "label": [0, 1]}, "validation": {"text": ["e"], "label": [1]}}
+    lay_out(cache, "someone/news", "short", splits, datasets.ClassLabel(names=["home", "world"]))
+    (tmp_path / "folder").mkdir()
+    data = {"folder": str(tmp_path / "folder"), "topic": {"hub": "someone/news:short"}}
+    rows = prepare("topic", tmp_path / "rows", **data)
+    assert rows.task.labels == ("home", "world") and len(rows.splits["train"]) == 2
+
+
 @pytest.mark.parametrize("task", ["sst2", "no-such-data-set"])
 def test_without_a_network_the_local_forms_are_named(cache, tmp_path, task):
     with pytest.raises(InputError) as caught:

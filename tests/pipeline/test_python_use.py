@@ -37,7 +37,7 @@ def test_predict_takes_texts_pairs_and_mappings(finished):
     assert one == two and set(one.probabilities) == {"low", "high"} and one.label in one.probabilities
     assert sum(one.probabilities.values()) == pytest.approx(1)
     assert one.label == max(one.probabilities, key=one.probabilities.get)
-    pair, mapping = predictor.predict([("a film", "a book"), {"two": "a book", "one": "a film"}], task="Likeness")
+    pair, mapping = predictor.predict([("a film", "a book"), {"two": "a book", "one": "a film"}], task="likeness")
     assert pair == mapping and isinstance(pair.label, float) and pair.probabilities is None
     logits = predictor.predict_logits(["good film", "bad"], task="mood")
     assert logits.shape == (2, 2) and logits.dtype == np.float32

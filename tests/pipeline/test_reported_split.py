@@ -88,9 +88,10 @@ def test_selection_keeps_the_best_weights_of_the_slice_and_says_so(mood, tiny, r
     assert right == pytest.approx(scores[best], abs=1e-6)
 
 
-def test_selection_without_a_slice_is_refused_before_long_work(mood, run_of):
-    with pytest.raises(kdtoolkit.InputError, match="train.select"):
+def test_selection_without_a_slice_is_refused_before_long_work(mood, run_of, tmp_path):
+    with pytest.raises(kdtoolkit.InputError, match="train.select: there are no rows to select on"):
         run_of(mood(train={"select": {"every_steps": 5}}))
+    assert not (tmp_path / "run/data/mood/train-teacher.npy").exists()
 
 
 def test_temperatures_are_fitted_on_the_slice_stored_and_used(mood, tiny, run_of):

@@ -48,21 +48,14 @@ def test_a_finished_run_is_resumed_without_a_change(finished, kdtool):
     assert before == after
 
 
-def test_another_student_relabels_nothing(finished, kdtool):
-    count = """
-import teacher_module
-real = teacher_module.score
-def score(texts):
-    raise SystemExit("the teacher was run again")
-"""
-    source = (finished.parent / "teacher_module.py").read_text()
+def test_another_student_and_objective_relabel_nothing(finished, kdtool):
+    # The teacher's fingerprint is that of its source: a process that fails on the first call proves that none is made.
+    forbid = "import teacher_module\ndef score(texts): raise SystemExit('called')\nteacher_module.score = score\n"
     other = ("--set", "student.width=6", "--set", "objective.alpha=0.1", "--out", "other")
-    done = kdtool("distill", "--recipe", "tiny.yaml", *other, cwd=finished.parent)
-    assert (finished.parent / "teacher_module.py").read_text() == source, count
+    kdtool("distill", "--recipe", "tiny.yaml", *other, cwd=finished.parent, prelude=forbid)
     state = json.loads((finished.parent / "other/run.json").read_text())
     assert state["stages"]["label"]["rows"] == 0
     assert state["stages"]["label"]["already"] > 0
-    assert "student" in done.stdout
 
 
 def test_the_resolved_recipe_runs_again_to_the_same_weights(finished, kdtool):
