@@ -93,14 +93,13 @@ def reserve(path: Path) -> None:
 
 def cannot_write(path: Path, error: Exception) -> InputError | WorkError:
     """The error of a failed write, said for the user: a place that takes no files and a full disk differ."""
-    number = error.errno if isinstance(error, OSError) else errno.ENOSPC
-    if number in _FULL:
+    if is_full(error):
         return WorkError(
             f"{path}: no space left on the disk; free some space (`kdtool clean` shows what takes it) "
-            "and start again with --resume: what was finished is kept"
+            "and start again; a run goes on with --resume"
         )
     reason = getattr(error, "strerror", None) or error
-    if number in _NO_PLACE:
+    if isinstance(error, OSError) and error.errno in _NO_PLACE:
         return InputError(
             str(path),
             f"cannot be written ({reason})",
@@ -109,9 +108,16 @@ def cannot_write(path: Path, error: Exception) -> InputError | WorkError:
     return WorkError(f"{path}: cannot be written: {reason}")
 
 
-def _of_the_disk(error: Exception) -> bool:
+def is_full(error: Exception) -> bool:
+    """Whether the error says that the disk, or the user's share of it, is full."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
     # safetensors and tokenizers are written in Rust: what the system said stands in the text of errors of their own.
-    return isinstance(error, OSError) or "(os error 28)" in str(error) or "(os error 122)" in str(error)
+    return any(f"(os error {number})" in str(error) for number in _FULL)
+
+
+def _of_the_disk(error: Exception) -> bool:
+    return isinstance(error, OSError) or is_full(error)
 
 
 def write_json(path: Path | str, value: Any) -> None:

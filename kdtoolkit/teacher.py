@@ -48,7 +48,7 @@ class Teacher(ABC):
 
     @property
     def kind(self) -> OutputKind:
-        """logits | logprobs (classification; logits up to a constant, so any temperature will do) | values (regression).
+        """logits | logprobs (classification; logits up to a constant, at any temperature) | values (regression).
 
         The option `averaged: true` of a teacher says that its probabilities are those of several models together, and
         a recipe is refused that wants them at another temperature than 1.

@@ -71,7 +71,9 @@ class Kdtool(click.Group):
             code = super().main(arguments, *rest, **extra)
         except click.exceptions.Exit as error:
             sys.exit(error.exit_code)
-        except (click.Abort, KeyboardInterrupt):
+        except (click.Abort, KeyboardInterrupt) as error:
+            if isinstance(error.__cause__, EOFError):
+                _unexpected(error.__cause__, session)  # to click, a file that ends too early is a user who left
             hint = (
                 f"\nStopped. To go on from here: kdtool distill --resume {session.run}" if session.run else "\nStopped."
             )
@@ -85,7 +87,9 @@ class Kdtool(click.Group):
                 raise
             _say(f"kdtool: {error}")
             if session.run:
-                _say(f"What was finished is kept. To go on once that is put right: kdtool distill --resume {session.run}")
+                _say(
+                    f"What was finished is kept. To go on once that is put right: kdtool distill --resume {session.run}"
+                )
             sys.exit(error.exit_code)
         except BrokenPipeError:
             # Whoever read the output has had enough (`| head`); Python must not complain about it at exit either.
@@ -95,13 +99,7 @@ class Kdtool(click.Group):
             _say("kdtool: out of memory; try a smaller train.batch_rows or data.max_tokens")
             sys.exit(1)
         except Exception as error:
-            if session.debug:
-                raise
-            _say(f"kdtool: {type(error).__name__}: {error}")
-            _say("This is likely a bug of kdtoolkit or of a plug-in; `kdtool --debug ...` shows where it happened.")
-            if session.run:
-                _say(f"What was finished is kept: kdtool distill --resume {session.run}")
-            sys.exit(1)
+            _unexpected(error, session)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -111,6 +109,16 @@ class Session:
     def __init__(self) -> None:
         self.debug = False
         self.run: str | None = None
+
+
+def _unexpected(error: BaseException, session: Session) -> NoReturn:
+    if session.debug:
+        raise error
+    _say(f"kdtool: {type(error).__name__}: {error}")
+    _say("This is likely a bug of kdtoolkit or of a plug-in; `kdtool --debug ...` shows where it happened.")
+    if session.run:
+        _say(f"What was finished is kept: kdtool distill --resume {session.run}")
+    sys.exit(1)
 
 
 def _say(text: str) -> None:

@@ -46,7 +46,7 @@ class TokenArrays:
             self.ids = _open_array(self.folder / "ids.npy", meta["tokens"])
             self.offsets = _open_array(self.folder / "offsets.npy", self.rows * self.texts_per_row + 1)
             self.piece_counts = _open_array(self.folder / "piece_counts.npy", meta["pieces"])
-        except (KeyError, OSError, ValueError) as error:
+        except (KeyError, OSError, ValueError, EOFError) as error:
             raise WorkError(
                 f"{self.folder}: the token arrays are damaged ({error}); delete the folder and run again with --resume"
             ) from error

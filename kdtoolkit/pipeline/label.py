@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..data.prepare import TaskRows
-from ..evaluate.latency import measure
 from ..errors import WorkError
+from ..evaluate.latency import measure
 from ..labels import LabelStore, default_store, label_rows, teacher_array
 from ..progress import log
 from ..teacher import Teacher
@@ -67,7 +67,7 @@ def teacher_outputs(run: RunFolder, task: str, split: str) -> np.ndarray | None:
     path = teacher_path(run, task, split)
     try:
         return np.load(path, mmap_mode="r") if path.is_file() else None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise WorkError(f"{path}: is damaged ({error}); delete it and run again with --resume") from error
 
 

@@ -121,11 +121,10 @@ def outputs_of(predictor: Predictor, rows: Rows, chunk: int = 4096) -> np.ndarra
 def combined(
     task: Task, outputs: np.ndarray, weights: Sequence[float], *, how: Literal["probabilities", "logits"]
 ) -> np.ndarray:
-    """One teacher out of an ensemble's members, as the student learns from it: (rows, members, outputs) to (rows,
-    outputs).
+    """An ensemble as the student learns from it: (rows, members, outputs) to (rows, outputs).
 
     how: probabilities are averaged (MT-DNN-KD, arXiv:1904.09482, section 3) and given back as logits, or the logits
-    are (TextBrewer, arXiv:2002.12620); values are averaged. A member that says nothing about a row (NaN) is left out there.
+    are (TextBrewer, arXiv:2002.12620); values are averaged. A member that says nothing of a row (NaN) is left out there.
     """
     values = np.asarray(outputs, dtype=np.float64)
     share = np.broadcast_to(np.asarray(weights)[None, :, None], values.shape) * np.isfinite(values)
@@ -217,8 +216,10 @@ def _predictions(run: RunFolder, predictor: Predictor, rows: Rows, name: str) ->
     outputs, task = teacher_outputs(run, name, split), rows.task
     weights = [section.weight for section in run.recipe.teachers_of(name)]
     table: list[list[object]] = []
-    taught = None if outputs is None else combined(
-        task, np.asarray(outputs[: len(examples)]), weights, how=run.recipe.objective.ensemble
+    taught = (
+        None
+        if outputs is None
+        else combined(task, np.asarray(outputs[: len(examples)]), weights, how=run.recipe.objective.ensemble)
     )
     for number, (example, prediction) in enumerate(zip(examples, predictor.predict(texts, task=name))):
         said = "" if taught is None else _said(task, taught[number])

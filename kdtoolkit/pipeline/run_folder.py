@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import platform
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InputError, WorkError
-from ..files import atomic_folder, cannot_write, read_json, write_json, write_text
+from ..files import atomic_folder, cannot_write, read_json, write_json
 from ..recipe import Recipe
 from ..recipe.load import load_recipe, resolved_yaml
 
@@ -54,12 +55,11 @@ class RunFolder:
                     "choose another folder with --out",
                 )
             return run
-        try:
-            with atomic_folder(out) as temporary:
-                write_text(temporary / "recipe.yaml", versions_comment() + resolved_yaml(recipe))
-                write_json(temporary / STATE, {"schema": 1, "stages": {}, "versions": versions()})
-        except OSError as error:
-            raise cannot_write(out, error) from error
+        state = {"schema": 1, "stages": {}, "versions": versions()}
+        with atomic_folder(out) as temporary:
+            # Plain writes: the folder is atomic as a whole, and an error should name it and nothing inside.
+            (temporary / "recipe.yaml").write_text(versions_comment() + resolved_yaml(recipe), encoding="utf-8")
+            (temporary / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         run = cls(out, recipe)
         run.fresh = True
         return run

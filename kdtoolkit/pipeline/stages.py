@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from ..data.prepare import TaskRows, prepare_all
 from ..demo import write_suite
 from ..errors import InputError
-from ..files import atomic_folder, cannot_write, read_json
+from ..files import atomic_folder, cannot_write, is_full, read_json
 from ..progress import log
 from ..recipe import Recipe
 from ..student_folder import CONFIG, WEIGHTS
@@ -49,6 +50,10 @@ def run_stages(run: RunFolder, until: str = "report") -> dict[str, Any]:
         if run.fresh and not run.state()["stages"]:
             run.take_back()  # nothing long was done: a refused run leaves nothing behind
         raise
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise cannot_write(run.path, error) from error
     finally:
         run.unlock()
 
@@ -222,7 +227,7 @@ def _stage(run: RunFolder, name: str) -> Iterator[dict[str, Any]]:
 def _logged(path: Path) -> Iterator[None]:
     """Everything that is logged also goes to the run's log.txt, with the time."""
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _RunLog(path, encoding="utf-8")
     except OSError as error:
         raise cannot_write(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -232,4 +237,13 @@ def _logged(path: Path) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
+
+
+class _RunLog(logging.FileHandler):
+    """A line that the disk has no room for is lost; the work itself says that the disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)

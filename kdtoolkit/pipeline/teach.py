@@ -92,7 +92,7 @@ def build_teachers(recipe: Recipe, data: Mapping[str, TaskRows]) -> dict[str, li
 
 
 def built(member: Member, rows: TaskRows) -> Teacher:
-    """One teacher, with values for all texts or with labels to be fine-tuned on. Raises InputError if it has neither."""
+    """One teacher, with values for all texts or with labels to be fine-tuned on; InputError if it has neither."""
     teacher = member.build(rows.task)
     if teacher.ready:
         all_answered(teacher, [rows.splits[split] for split in label_splits(rows)])

@@ -155,7 +155,7 @@ class StudentSection(OpenSection):
 
 
 class TokenizerSection(OpenSection):
-    """The student's tokenizer; further keys are its own. A student that starts from a checkpoint has the checkpoint's."""
+    """The student's tokenizer; further keys are its own. Default for a student of a checkpoint: the checkpoint's."""
 
     name: Literal["sentencepiece", "words", "teacher"] = "sentencepiece"
     vocabulary: int = Field(default=8000, ge=16)

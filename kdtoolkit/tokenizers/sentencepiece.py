@@ -93,7 +93,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def read(cls, folder: Path, config: dict[str, Any]) -> SentencePieceTokenizer:
+        model = (folder / MODEL).read_bytes()
+        if not model:  # the library takes it, and fails later
+            raise ValueError(f"{MODEL} is empty")
         try:
-            return cls((folder / MODEL).read_bytes())
+            return cls(model)
         except RuntimeError as error:
             raise ValueError(f"{MODEL} is no sentencepiece model") from error

@@ -10,33 +10,11 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from click.testing import CliRunner
 
 import kdtoolkit
-from kdtoolkit.cli.main import COMMANDS, kdtool
+from kdtoolkit.cli.main import COMMANDS
 from kdtoolkit.errors import WorkError
-from kdtoolkit.progress import log
 from kdtoolkit.tasks import Task
-
-
-@pytest.fixture(autouse=True)
-def log_as_it_was():
-    """The command line sends the log to stderr; other tests listen to it in their own way."""
-    before = log.propagate, log.level, list(log.handlers)
-    yield
-    log.propagate = before[0]
-    log.setLevel(before[1])
-    log.handlers[:] = before[2]
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, **extra):
-        return CliRunner().invoke(kdtool, list(arguments), **extra)
-
-    return run
 
 
 def shell(*arguments, **extra):
@@ -131,6 +109,17 @@ def test_failed_work_is_exit_code_1_and_an_unexpected_error_points_to_debug(run,
     done = run("distill", "--out", "two")
     assert done.exit_code == 1 and "--debug" in done.output and "kdtool distill --resume two" in done.output
     assert isinstance(run("--debug", "distill", "--out", "three").exception, ZeroDivisionError)
+
+
+def test_an_unexpected_end_of_a_file_is_no_interrupt(run, monkeypatch):
+    import kdtoolkit.pipeline as pipeline
+
+    def ends(*_, **__):
+        raise EOFError("no data left")
+
+    monkeypatch.setattr(pipeline, "run_stages", ends)
+    done = run("distill", "--out", "one")
+    assert done.exit_code == 1 and "EOFError: no data left" in done.output and "Stopped" not in done.output
 
 
 def test_an_interrupt_says_how_to_resume(run, monkeypatch, tmp_path):

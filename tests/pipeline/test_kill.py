@@ -7,6 +7,9 @@ from hashlib import sha256
 
 import pytest
 
+from kdtoolkit.pipeline import resume_run, run_stages, start_run
+from kdtoolkit.recipe.load import load_recipe
+
 # Each prelude makes the process kill itself at a chosen place; nothing can be cleaned up after SIGKILL.
 KILL = "import os, signal\ndef kill(): os.kill(os.getpid(), signal.SIGKILL)\n"
 
@@ -88,3 +91,36 @@ def test_a_killed_joint_teacher_resumes_to_the_same_bytes(tiny, kdtool):
     kdtool("teach", "--recipe", "tiny.yaml", "--out", "run", cwd=tiny, prelude=other)
     weights = [(tiny / run / "teacher/joint-0/model.safetensors").read_bytes() for run in ("straight", "run")]
     assert weights[0] == weights[1]
+
+
+def test_a_killed_hugging_face_teacher_resumes_to_the_same_bytes(tiny, kdtool, bert, monkeypatch):
+    recipe = (tiny / "tiny.yaml").read_text()
+    start, end = recipe.index("teachers:"), recipe.index("student:")
+    tuned = f"  - {{name: {bert(head=False)}, epochs: 2, batch_rows: 16, checkpoint_every_steps: 4}}\n"
+    (tiny / "tiny.yaml").write_text(recipe[:start] + "teachers:\n" + tuned + recipe[end:])
+    other = "import os\nos.environ['KDTOOLKIT_STORE'] = 'other-store'\n"
+    # The second task's teacher is killed; that of the first is finished by then and stays.
+    at = AT["between two steps"].replace("== 13", "== 39")
+    killed = kdtool("teach", "--recipe", "tiny.yaml", "--out", "run", cwd=tiny, prelude=other + at, check=None)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list((tiny / "run/teacher/likeness").glob("unfinished-*/checkpoints/step-*"))
+    first = (tiny / "run/teacher/mood/model.safetensors").stat().st_mtime_ns
+    monkeypatch.chdir(tiny)
+    run_stages(start_run(load_recipe("tiny.yaml"), tiny / "straight"), "teach")
+    monkeypatch.setenv("KDTOOLKIT_STORE", "other-store")
+    run_stages(resume_run(tiny / "run"), "teach")
+    assert (tiny / "run/teacher/mood/model.safetensors").stat().st_mtime_ns == first
+    for task in ("mood", "likeness"):
+        weights = [(tiny / run / "teacher" / task / "model.safetensors").read_bytes() for run in ("straight", "run")]
+        assert weights[0] == weights[1]
+
+
+def test_teach_label_and_distill_on_one_folder_are_one_run(tiny, monkeypatch):
+    monkeypatch.chdir(tiny)
+    recipe = load_recipe("tiny.yaml")
+    run_stages(start_run(recipe, tiny / "straight"))
+    monkeypatch.setenv("KDTOOLKIT_STORE", "other-store")
+    for until in ("teach", "label", "label", "report"):
+        run_stages(start_run(recipe, tiny / "run"), until)
+        assert (tiny / "run/results.json").is_file() == (until == "report")
+    assert digest(tiny / "run") == digest(tiny / "straight")

@@ -75,9 +75,9 @@ def test_a_multilabel_task_is_learned_and_predicted(topics, run_of, batch):
     results, run = run_of(topics(True, train={"epochs": 8}, sampler={"batch": batch}))
     entry = results["tasks"]["topic"]
     assert entry["teacher"]["value"] == 1.0 and entry["student"]["value"] > 0.85 and entry["agreement"] > 0.85
-    said = kdtoolkit.load(run).predict(["film meal bad", "good great fine"])
-    assert said[0].label == ["art", "food"] and said[1].label == []
-    assert all(0 <= p <= 1 for p in said[0].probabilities.values())
+    (said,) = kdtoolkit.load(run).predict(["film meal bad"])
+    assert said.label == ["art", "food"]
+    assert said.probabilities["place"] < 0.5 < min(said.probabilities["art"], said.probabilities["food"])
 
 
 def test_a_task_of_three_classes_is_learned_and_predicted(topics, run_of):
@@ -100,7 +100,9 @@ def test_a_regression_task_is_learned_in_its_own_unit(recipe, tiny, run_of):
     assert all(-2 < value < 7 for value in values)
 
 
-@pytest.mark.parametrize("student", [{"name": "bilstm", "width": 8, "pairs": "joint"}, {"name": "transformer", "width": 8, "layers": 1}])
+@pytest.mark.parametrize(
+    "student", [{"name": "bilstm", "width": 8, "pairs": "joint"}, {"name": "transformer", "width": 8, "layers": 1}]
+)
 @pytest.mark.parametrize("batch", ["one_task", "mixed"])
 def test_all_kinds_train_together(recipe, topics, tiny, run_of, student, batch):
     module, labeller = tiny / "teacher_module.py", tiny / "labeller.py"
@@ -160,7 +162,7 @@ def test_rows_without_label_and_rows_without_teacher_are_used_for_what_they_have
     entry = results["tasks"]["mood"]
     assert entry["teacher"]["rows"] < entry["rows"] and entry["gap_closed"] is None
     # And a file that lacks rows is refused where nothing was said of it.
-    with pytest.raises(InputError, match="has no values for .* texts.*partial: true"):
+    with pytest.raises(InputError, match=r"has no values for .* texts.*partial: true"):
         run_of(mood(teachers=[{"name": str(tiny / "some.jsonl")}]), "other")
 
 
@@ -242,13 +244,17 @@ def test_stored_values_of_any_form_and_format_teach_alike(mood, tiny, run_of, en
 def test_values_by_id_need_no_text(mood, tiny, run_of):
     texts = _texts(tiny)
     said = [_probabilities(text) for text in texts]
-    _write(tiny / "ids.parquet", {"id": [example_id(text, None) for text in texts], "probabilities": [dict(zip(("low", "high"), s)) for s in said]})  # fmt: skip
+    named = [dict(zip(("low", "high"), values)) for values in said]
+    _write(tiny / "ids.parquet", {"id": [example_id(text, None) for text in texts], "probabilities": named})
     assert run_of(mood(teachers=[str(tiny / "ids.parquet")], **QUICK))[0]["tasks"]["mood"]["teacher"]["value"] == 1.0
 
 
 def test_averaged_probabilities_are_refused_at_another_temperature_than_1(mood, tiny, run_of):
     texts = _texts(tiny)
-    _write(tiny / "mean.jsonl", {"text": texts, "probabilities": [dict(zip(("low", "high"), _probabilities(t))) for t in texts]})
+    _write(
+        tiny / "mean.jsonl",
+        {"text": texts, "probabilities": [dict(zip(("low", "high"), _probabilities(t))) for t in texts]},
+    )
     teachers = [{"name": str(tiny / "mean.jsonl"), "averaged": True}]
     for objective, key in [
         ({"temperature": 2.0}, "objective.temperature"),
@@ -264,8 +270,13 @@ def test_averaged_probabilities_are_refused_at_another_temperature_than_1(mood, 
 def test_the_probabilities_of_one_model_teach_as_its_logits_do_at_any_temperature(mood, tiny, run_of):
     texts = _texts(tiny)
     said = np.array([_probabilities(text) for text in texts])
-    _write(tiny / "p.jsonl", {"text": texts, "probabilities": [dict(zip(("low", "high"), map(float, s))) for s in said]})
-    _write(tiny / "z.jsonl", {"text": texts, "logits": [dict(zip(("low", "high"), map(float, s))) for s in np.log(said) - 5]})
+    _write(
+        tiny / "p.jsonl", {"text": texts, "probabilities": [dict(zip(("low", "high"), map(float, s))) for s in said]}
+    )
+    _write(
+        tiny / "z.jsonl",
+        {"text": texts, "logits": [dict(zip(("low", "high"), map(float, s))) for s in np.log(said) - 5]},
+    )
     weights = []
     for name in ("p", "z"):
         _, run = run_of(mood(teachers=[str(tiny / f"{name}.jsonl")], objective={"temperature": 4.0}, **QUICK), name)
@@ -282,7 +293,10 @@ def test_an_ensemble_is_averaged_as_the_recipe_says_with_its_weights(mood, tiny,
     texts = _texts(tiny)
     members = [np.array([[0.1, 0.9]] * len(texts)), np.array([[0.96, 0.04]] * len(texts))]
     for number, said in enumerate(members):
-        _write(tiny / f"m{number}.jsonl", {"text": texts, "probabilities": [dict(zip(("low", "high"), map(float, s))) for s in said]})
+        _write(
+            tiny / f"m{number}.jsonl",
+            {"text": texts, "probabilities": [dict(zip(("low", "high"), map(float, s))) for s in said]},
+        )
     teachers = [{"name": str(tiny / "m0.jsonl"), "weight": 2.0}, {"name": str(tiny / "m1.jsonl"), "weight": 1.0}]
     objective = {"ensemble": how, "temperature": 1.0, "alpha": 0.0}
     train = {"epochs": 12, "select": None}
@@ -296,7 +310,9 @@ def test_an_ensemble_is_averaged_as_the_recipe_says_with_its_weights(mood, tiny,
     probabilities = kdtoolkit.load(run).predict(["good film", "bad"])[0].probabilities
     np.testing.assert_allclose(list(probabilities.values()), mean, atol=0.02)
     assert np.load(run / "data/mood/train-teacher.npy").shape[1:] == (2, 2)
-    high = np.mean([json.loads(line)["label"] == "high" for line in (tiny / "data/mood/dev.jsonl").read_text().splitlines()])
+    high = np.mean(
+        [json.loads(line)["label"] == "high" for line in (tiny / "data/mood/dev.jsonl").read_text().splitlines()]
+    )
     assert results["tasks"]["mood"]["teacher"]["value"] == pytest.approx(high if mean[1] > 0.5 else 1 - high)
 
 
@@ -304,7 +320,9 @@ def test_members_of_different_kinds_make_one_ensemble(mood, tiny, bert, run_of):
     module = tiny / "teacher_module.py"
     tuned = {"name": str(bert(head=False)), "epochs": 1, "batch_rows": 16, "learning_rate": 1e-3}
     ready = {"name": str(bert(labels=["high", "low"])), "weight": 0.5}
-    results, run = run_of(mood(teachers=[f"python:{module}:score", tuned, ready], evaluate={"baseline": False, "latency": False}))
+    results, run = run_of(
+        mood(teachers=[f"python:{module}:score", tuned, ready], evaluate={"baseline": False, "latency": False})
+    )
     assert np.load(run / "data/mood/train-teacher.npy").shape[1:] == (3, 2)
     assert (run / "teacher/mood/member-1/config.json").is_file()
     assert results["tasks"]["mood"]["student"]["value"] > 0.4
@@ -351,8 +369,8 @@ def test_every_kind_of_soft_loss_learns(mood, run_of, kind):
 
 def test_a_task_of_weight_0_learns_nothing_and_its_own_options_count(recipe, run_of):
     own = {"tasks": {"likeness": {"weight": 0.0}, "mood": {"alpha": 1.0, "temperature": 1.0}}}
-    results, run = run_of(recipe(objective=own, sampler={"batch": "one_task"}, **LEARN))
-    other, again = run_of(recipe(objective={"tasks": {"mood": {"weight": 1e-30}}}, **LEARN), "other")
+    results, _ = run_of(recipe(objective=own, **LEARN))
+    other, _ = run_of(recipe(objective={"tasks": {"mood": {"weight": 0.0}}}, **LEARN), "other")
     assert results["tasks"]["mood"]["student"]["value"] > other["tasks"]["mood"]["student"]["value"]
 
 

@@ -89,7 +89,7 @@ def test_selection_keeps_the_best_weights_of_the_slice_and_says_so(mood, tiny, r
 
 
 def test_selection_without_a_slice_is_refused_before_long_work(mood, run_of, tmp_path):
-    with pytest.raises(kdtoolkit.InputError, match="train.select: there are no rows to select on"):
+    with pytest.raises(kdtoolkit.InputError, match=r"train.select: there are no rows to select on"):
         run_of(mood(train={"select": {"every_steps": 5}}))
     assert not (tmp_path / "run/data/mood/train-teacher.npy").exists()
 
