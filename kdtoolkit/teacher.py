@@ -93,4 +93,4 @@ class Teacher(ABC):
         return None
 
     def close(self) -> None:
-        """Releases what the teacher holds (weights, files); it is not called again after this."""
+        """Releases what the teacher holds in memory (weights); called again, it loads them again."""

@@ -30,7 +30,13 @@ class Entry:
 @click.command()
 @click.option("--store", "store", is_flag=True, help="Label stores and fine-tuned teachers ($KDTOOLKIT_STORE).")
 @click.option("--runs", metavar="FOLDER", help="The runs in this folder.")
-@click.option("--older-than", "days", type=click.FloatRange(min=0), metavar="DAYS", help="Not used for so many days.")
+@click.option(
+    "--older-than",
+    "days",
+    type=click.FloatRange(min=0),
+    metavar="DAYS",
+    help="Only what nothing was written to for so many days.",
+)
 @click.option("--delete", is_flag=True, help="Delete what is listed; needs --store or --runs.")
 @click.option("--yes", is_flag=True, help="Do not ask before deleting.")
 def clean(store: bool, runs: str | None, days: float | None, delete: bool, yes: bool) -> None:

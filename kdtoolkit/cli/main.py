@@ -38,7 +38,8 @@ HELP = """Distil any teacher into one small, fast student for many text tasks.
   kdtool distill --teacher path/to/model --train train.csv --dev dev.csv
   echo "a lovely film" | kdtool predict runs/demo --task demo_sentiment
 
-`kdtool COMMAND --help` explains a command with examples."""
+`kdtool COMMAND --help` explains a command with examples. Exit codes: 0 done, 1 the work failed, 2 the input was
+wrong."""
 
 
 class Kdtool(click.Group):

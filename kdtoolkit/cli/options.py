@@ -29,7 +29,11 @@ _RECIPE_OPTIONS = (
         "--student", "-s", "student", metavar="STUDENT", help="bilstm, transformer, hf:NAME, or my_file.py:TinyLSTM."
     ),
     click.option("--tasks", "tasks", metavar="A,B", help="Names of GLUE tasks, or of tasks in the data folder."),
-    click.option("--data", "data", metavar="FOLDER", help="A folder with TASK/train.csv and so on."),
+    click.option(
+        "--data", "data", metavar="FOLDER",
+        help="A folder with TASK/train.csv, TASK/dev.csv and so on (or .tsv, .jsonl, .parquet, also .gz). Without it, "
+        "GLUE tasks come from the Hugging Face hub.",
+    ),
     click.option("--train", "train", metavar="FILE", help="Training file of a task of your own, named after the file."),
     click.option("--dev", "dev", metavar="FILE", help="Its dev file; without one, a tenth of train is held out."),
     click.option("--test", "test", metavar="FILE", help="Its test file."),
@@ -37,7 +41,7 @@ _RECIPE_OPTIONS = (
         "--set", "overrides", multiple=True, metavar="KEY=VALUE",
         help="Any recipe key: --set student.width=200 --set teachers.0.epochs=1.",
     ),
-    click.option("--seed", "seed", type=click.IntRange(min=0), help="Seed of everything random."),
+    click.option("--seed", "seed", type=click.IntRange(min=0), metavar="N", help="Seed of everything random."),
 )  # fmt: skip
 SHORTHANDS = ("teacher", "student", "tasks", "data", "train", "dev", "test", "seed")
 

@@ -56,7 +56,11 @@ def plugins(context: click.Context, as_json: bool) -> None:
 
 @plugins.command()
 @click.argument("name")
-@click.option("--kind", type=click.Choice(["student", "teacher"]), help="Where a student and a teacher share a name.")
+@click.option(
+    "--kind",
+    type=click.Choice(["student", "teacher"]),
+    help="Which of the two, where a student and a teacher share a name.",
+)
 def explain(name: str, kind: str | None) -> None:
     """What a plug-in is, and its options: kdtool plugins explain bilstm"""
     from ..plugins import GROUPS, installed, options, plugin

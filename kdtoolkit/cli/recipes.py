@@ -45,7 +45,11 @@ def show(name: str) -> None:
 @click.argument("name")
 @click.argument("file", required=False)
 def copy(name: str, file: str | None) -> None:
-    """Write a recipe to a file, to be changed: kdtool recipes copy glue_bilstm mine.yaml"""
+    """Write a recipe to a file of your own, to change it there.
+
+    \b
+      kdtool recipes copy glue_bilstm mine.yaml
+    """
     from ..files import write_text
 
     path = Path(file or f"{name}.yaml")

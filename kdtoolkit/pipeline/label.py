@@ -40,6 +40,7 @@ def label(run: RunFolder, data: Mapping[str, TaskRows], teachers: Mapping[str, S
             root = default_store(run.recipe.store) if teacher.reusable else run.path / "labels"
             store = LabelStore.of(teacher, root)
             report = label_rows(teacher, [rows.splits[split] for split in label_splits(rows)], store)
+            teacher.close()  # one teacher's weights in memory at a time, whatever their number
             labelled, already = labelled + report.labelled, already + report.already
             stores.append(store)
         kinds[name] = [teacher.kind for teacher in task_teachers]
@@ -53,7 +54,7 @@ def label(run: RunFolder, data: Mapping[str, TaskRows], teachers: Mapping[str, S
         "rows": labelled,
         "already": already,
         "kinds": kinds,
-        "model": teacher_model(run, data, teachers) if run.recipe.evaluate.latency else {},
+        "model": teacher_model(run, data, teachers),
     }
 
 
@@ -97,7 +98,7 @@ def teacher_model(
         "bytes": sum(s for s in sizes if s is not None) if all(s is not None for s in sizes) else None,
     }
     name = next(n for n, some in teachers.items() if some)
-    if facts["parameters"] is None:
+    if facts["parameters"] is None or not run.recipe.evaluate.latency:
         return facts  # stored values and callables have no speed of their own
     rows = data[name].splits.get(run.recipe.evaluate.split, data[name].splits["train"])
     examples = rows.examples(slice(0, min(len(rows), 200)))

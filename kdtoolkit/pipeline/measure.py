@@ -124,7 +124,7 @@ def combined(
     """An ensemble as the student learns from it: (rows, members, outputs) to (rows, outputs).
 
     how: probabilities are averaged (MT-DNN-KD, arXiv:1904.09482, section 3) and given back as logits, or the logits
-    are (TextBrewer, arXiv:2002.12620); values are averaged. A member that says nothing of a row (NaN) is left out there.
+    are (TextBrewer, arXiv:2002.12620); values are averaged. A member that says nothing (NaN) of a row is left out.
     """
     values = np.asarray(outputs, dtype=np.float64)
     share = np.broadcast_to(np.asarray(weights)[None, :, None], values.shape) * np.isfinite(values)

@@ -12,14 +12,19 @@ import torch
 from ..errors import InputError, InputErrors
 from ..heads import refusal
 from ..ops import backend
+from ..progress import log
 from ..recipe import Recipe
-from ..recipe.pretrained import from_teacher
+from ..recipe.pretrained import checkpoint_of, from_teacher
+from ..student import Tokens
 from ..student_folder import build_student, student_config
 from ..tasks import Task
 from ..tokenizers import build_tokenizer
 from .teach import option_problems
 
 FEW_PIECES = 16
+LONGEST_TRIED = 4096
+USUAL_RATE = 3e-4
+"""Above this, fine-tuning forgets what a checkpoint knew (Devlin et al. 2019, appendix A.3, use 2e-5 to 5e-5)."""
 SAMPLE = "a few words to try a tokenizer on"
 
 
@@ -56,6 +61,11 @@ def refuse(recipe: Recipe, tasks: Sequence[Task], folder: Path, *, teacher_sourc
     with collected(problems):
         _try_student(recipe, tasks, teacher_source)
     raise_together(list(dict.fromkeys(problems)))
+    if checkpoint_of(recipe.student) is not None and recipe.optimizer.learning_rate > USUAL_RATE:
+        log.warning(
+            "optimizer.learning_rate: %g is much for a student that starts from a checkpoint; 1e-5 to 1e-4 are usual",
+            recipe.optimizer.learning_rate,
+        )
 
 
 def _try_tokenizer(recipe: Recipe, folder: Path, teacher_source: str | None) -> None:
@@ -72,7 +82,7 @@ def _try_tokenizer(recipe: Recipe, folder: Path, teacher_source: str | None) -> 
 
 
 def _try_student(recipe: Recipe, tasks: Sequence[Task], teacher_source: str | None) -> None:
-    """Builds the student for a handful of pieces and copies what it starts from, as the distill stage will."""
+    """Builds the student for a handful of pieces, copies what it starts from, and has it read the longest text."""
     section = from_teacher(recipe.student, teacher_source)
     config = student_config(
         section, tasks, vocab_size=FEW_PIECES, max_tokens=recipe.data.max_tokens, mixed=False, scaling={}
@@ -82,3 +92,7 @@ def _try_student(recipe: Recipe, tasks: Sequence[Task], teacher_source: str | No
         refused = [text for task in tasks if (text := refusal(task, student)) is not None]
         raise_together(refused)
         student.initialise()
+        # A text as long as the recipe allows, for one may come when the student predicts, if not before.
+        pieces = torch.ones(1, min(recipe.data.max_tokens, LONGEST_TRIED), dtype=torch.int64)
+        with torch.inference_mode():
+            student.eval()(Tokens(pieces, pieces.bool(), torch.zeros_like(pieces)))

@@ -56,7 +56,8 @@ def _tasks(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
 
 def _unknown_task(name: str, item: str | TaskSection) -> str:
     near = nearest(name, GLUE) if isinstance(item, str) else None
-    own = f"a task of your own needs data.{name}.train or .hub, or data.folder with {name}/train.csv (.tsv, .jsonl, .parquet)"
+    files = f"{name}/train.csv (.tsv, .jsonl, .parquet)"
+    own = f"a task of your own needs data.{name}.train or .hub, or data.folder with {files}"
     if near:
         return f"no task is called '{name}'; did you mean '{near}'? ({own})"
     return f"'{name}' is not built in ({', '.join(GLUE)}) and has no data; {own}"

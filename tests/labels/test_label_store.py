@@ -90,7 +90,9 @@ def test_a_store_of_other_labels_is_refused(tmp_path, change):
         store_in(tmp_path, **change)
 
 
-@pytest.mark.parametrize("value, cause", [(np.nan, "NaN among the logits"), (np.inf, r"\+inf among the logits")])
+@pytest.mark.parametrize(
+    "value, cause", [(np.nan, "NaN among the logits"), (np.inf, r"\+inf among the logits \(-inf is allowed\)")]
+)
 def test_nan_and_infinite_logits_are_refused_with_teacher_task_and_id_and_nothing_is_stored(tmp_path, value, cause):
     store, ids, values = store_in(tmp_path), some_ids(5), some_values(5)
     values[3, 1] = value

@@ -129,7 +129,10 @@ def test_the_teachers_tokenizer_and_word_embeddings_go_into_a_bilstm(mood, run_o
     for vectors, embedding in (("copy", 16), ("project", 6)):
         changes = {"tokenizer": {"name": "teacher", "vectors": vectors}, "evaluate": {"baseline": False}}
         student = {"name": "bilstm", "width": 4, "embedding": embedding}
-        _, run = run_of(mood(teachers=[str(teacher)], student=student, optimizer=STILL, **changes), vectors)
+        results, run = run_of(mood(teachers=[str(teacher)], student=student, optimizer=STILL, **changes), vectors)
+        models = results["models"]  # sizes are said even where no time is measured
+        assert models["teacher"]["parameters"] > models["student"]["parameters"] > 0
+        assert models["teacher"]["latency_ms"] is None
         table = load_file(run / "student/model.safetensors")["student.embed.weight"].numpy()
         words = load_file(teacher / "model.safetensors")["bert.embeddings.word_embeddings.weight"].numpy()
         if vectors == "copy":
@@ -145,3 +148,23 @@ def test_pieces_that_never_occur_are_left_out_when_nothing_is_pretrained(mood, r
     table = load_file(run / "student/model.safetensors")["student.embed.weight"]
     assert len(table) == len(AutoTokenizer.from_pretrained(teacher))  # here every word occurs
     assert kdtoolkit.load(run).tokenizer.kind == "compact"
+
+
+@pytest.mark.parametrize("kind", ["hf", "transformer"])
+def test_texts_longer_than_the_positions_are_refused_before_the_teacher_is_run(mood, run_of, bert, kind, tmp_path):
+    base = bert(head=False)
+    student = hf(base) if kind == "hf" else transformer(init_from=str(base))
+    changes = mood(**student, data={"max_tokens": 67}, evaluate={"baseline": False})
+    with pytest.raises(InputError, match=r"67 tokens, and the (encoder|student) can read 6[46]"):
+        run_of(changes)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="67 tokens"):
+        check(recipe_from_dict(changes))
+
+
+def test_a_large_learning_rate_for_a_pretrained_student_is_warned_of(mood, bert, caplog):
+    base = bert(head=False)
+    for rate, warned in ((1e-3, True), (5e-5, False)):
+        caplog.clear()
+        check(recipe_from_dict(mood(**hf(base), optimizer={"learning_rate": rate})))
+        assert ("is much for a student that starts from a checkpoint" in caplog.text) == warned
