@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/memory.py [10000 100000 1000000]
 
 For each size a process of its own generates the rows as JSONL, then runs prepare, label (a trivial callable), tokenize
-and 300 training steps. Printed: the peak of anonymous memory (what the process itself holds) by stage, and of the mapped
-files beside it, which the system may drop at any time. Flat means: anonymous memory grows by the few index arrays alone
-(bytes a row are printed).
+and 300 training steps. Printed: the peak of anonymous memory (what the process itself holds) by stage, and of the
+mapped files beside it, which the system may drop at any time. Flat means: anonymous memory grows by the few index
+arrays alone (bytes a row are printed).
 """
 
 from __future__ import annotations
