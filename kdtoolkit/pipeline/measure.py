@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,6 @@ from ..data.rows import Rows
 from ..errors import InputError
 from ..evaluate.calibration import fit_temperature
 from ..evaluate.latency import measure
-from ..evaluate.metrics import scores
 from ..files import write_json, write_text
 from ..predictor import Predictor, Text
 from ..recipe import Recipe
@@ -22,9 +21,9 @@ from ..report import model_card, task_result, validate
 from ..student_folder import CONFIG
 from ..tasks import Task
 from ..training.board import Board
+from .held_out import calibration_rows
 from .label import teacher_outputs
 from .run_folder import RunFolder, versions
-from .student import StudentData
 
 LATENCY_SECONDS = 8.0
 TABLE_ROWS = 8
@@ -91,15 +90,6 @@ def calibrate(folder: Path, data: Mapping[str, TaskRows], recipe: Recipe) -> dic
     return fitted
 
 
-def calibration_rows(rows: TaskRows, recipe: Recipe) -> Rows | None:
-    """The labelled rows that are neither trained on nor reported: the calibration slice, or dev if test is reported."""
-    if "calibration" in rows.splits:
-        return rows.splits["calibration"]
-    if recipe.evaluate.split == "test" and "dev" in rows.splits:
-        return rows.splits["dev"]
-    return None
-
-
 def reported_splits(rows: TaskRows, split: str) -> list[tuple[str, str]]:
     """(key in results.json, split) of what is reported for a task: the asked split, and mnli's mismatched one."""
     found = [(rows.task.name, split)] if split in rows.splits else []
@@ -140,47 +130,6 @@ def combined(
         powers = np.exp(values - values.max(2, keepdims=True))
         mean = np.log((share * powers / powers.sum(2, keepdims=True)).sum(1).clip(1e-12))
     return np.where(silent, np.nan, mean).astype(np.float32)
-
-
-def held_out_score(
-    data: Mapping[str, TaskRows], recipe: Recipe, tokens: StudentData, folder: Path
-) -> Callable[[Any], float] | None:
-    """The mean of the tasks' metrics on rows kept out of training, for `train.select`; None if there are none."""
-    from ..data.collate import Collator, TaskArrays
-    from ..data.tokens import tokenize_rows
-    from .forward import outputs_over
-
-    held_out = {name: some for name, rows in data.items() if (some := calibration_rows(rows, recipe)) is not None}
-    if recipe.train.select is None or not held_out:
-        return None
-    positions = [p for p, task in enumerate(tokens.tasks) if task.name in held_out]
-    arrays = {}
-    for position in positions:
-        task = tokens.tasks[position]
-        arrays[position] = TaskArrays(
-            tokenize_rows(
-                held_out[task.name],
-                tokens.tokenizer,
-                folder / f"tokens-{task.name}-held-out",
-                max_tokens=recipe.data.max_tokens,
-            ),
-            held_out[task.name].labels(),
-            None,
-        )
-
-    def score(model: Any) -> float:
-        figures = []
-        for position in positions:
-            task = tokens.tasks[position]
-            collator = Collator(
-                [task], [arrays[position]], tokens.tokenizer.joint,
-                pairs=model.student.pairs, max_tokens=recipe.data.max_tokens,
-            )  # fmt: skip
-            outputs = outputs_over(model, collator, arrays[position], position)[:, : task.outputs]
-            figures.append(scores(task, outputs, np.asarray(arrays[position].labels))[task.metric])
-        return float(np.mean(figures))
-
-    return score
 
 
 def write_results(run: RunFolder, data: Mapping[str, TaskRows], results: Mapping[str, Any]) -> None:

@@ -23,8 +23,9 @@ from ..student_folder import CONFIG, WEIGHTS
 from ..teacher import Teacher
 from ..tokenizers.base import FILE as TOKENIZER
 from ..training.board import Board
+from .held_out import HeldOut, calibration_rows
 from .label import is_labelled, label, teacher_outputs
-from .measure import calibrate, calibration_rows, evaluate, held_out_score, write_results
+from .measure import calibrate, combined, evaluate, write_results
 from .refusals import refuse
 from .run_folder import RunFolder
 from .student import StudentData, refine_student, tokenize, train_student
@@ -89,7 +90,8 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
     with _stage(run, "tokenize") as facts:
         tokens = _tokens(run, data)
         facts["rows"] = tokens.rows
-    score = held_out_score(data, recipe, tokens, run.data)
+    rows_held_out = HeldOut(data, recipe, tokens, run.data, _taught(run, data))
+    held_out = rows_held_out if len(rows_held_out) else None
     if not _is_whole(run.student):
         run.forget("distill", "refine")
     if run.done("distill") is None:
@@ -100,7 +102,7 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
                 checkpoints=run.checkpoints,
                 out=run.student,
                 board=Board(run.tensorboard / "student"),
-                score=score,
+                measure=held_out,
                 description="distilling" if recipe.teachers else "training",
             )
             facts.update(rows=report.rows, steps=report.steps, best_step=report.best_step)
@@ -118,7 +120,7 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
                 out=run.gold_only,
                 board=Board(run.tensorboard / "gold_only"),
                 gold_only=True,
-                score=score,
+                measure=held_out,
                 description="gold-only baseline",
             )
             facts.update(rows=report.rows, steps=report.steps)
@@ -150,6 +152,18 @@ def prepare(recipe: Recipe, folder: Path) -> dict[str, TaskRows]:
                 write_suite(temporary)
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"folder": str(suite)})})
     return prepare_all(recipe, folder)
+
+
+def _taught(run: RunFolder, data: Mapping[str, TaskRows]) -> dict[str, np.ndarray | None]:
+    """Each task's teachers as one, on the rows that are held out."""
+    found: dict[str, np.ndarray | None] = {}
+    for name, rows in data.items():
+        split = "calibration" if "calibration" in rows.splits else "dev"
+        outputs = teacher_outputs(run, name, split)
+        weights = [section.weight for section in run.recipe.teachers_of(name)]
+        how = run.recipe.objective.ensemble
+        found[name] = None if outputs is None else combined(rows.task, outputs, weights, how=how)
+    return found
 
 
 def _tokens(run: RunFolder, data: Mapping[str, TaskRows]) -> StudentData:

@@ -107,7 +107,7 @@ def train_student(
     out: Path,
     board: Board,
     gold_only: bool = False,
-    score: Callable[[nn.Module], float] | None = None,
+    measure: Callable[[nn.Module], dict[str, float]] | None = None,
     description: str = "distilling",
 ) -> FitReport:
     """The joint stage: trains one student over all tasks and writes its folder `out`.
@@ -146,7 +146,7 @@ def train_student(
         checkpoints=checkpoints,
         board=board,
         description=description,
-        score=score,
+        measure=measure,
     )
     save_student(out, model, config, data.tokenizer)
     return report

@@ -1,6 +1,6 @@
 """Training: one loop, exact resume, TensorBoard."""
 
-from .loop import FitReport, fit
+from .loop import SCORE, FitReport, fit
 from .model import StudentModel
 
-__all__ = ["FitReport", "StudentModel", "fit"]
+__all__ = ["SCORE", "FitReport", "StudentModel", "fit"]

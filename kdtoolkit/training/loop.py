@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ..data.collate import Batch
     from ..objectives import DistillationObjective
 
+SCORE = "held_out/score"
+"""The tag of the figure that `train.select` maximises."""
+
 
 @dataclass(frozen=True)
 class FitReport:
@@ -56,16 +59,17 @@ def fit(
     board: Board | None = None,
     parameter_groups: list[dict[str, Any]] | None = None,
     description: str = "training",
-    score: Callable[[nn.Module], float] | None = None,
+    measure: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> FitReport:
     """Trains `model` in place for `plan.steps` optimizer steps.
 
     Resumes from the newest checkpoint in `checkpoints` and then gives, bit for bit, the weights of a run that never
     stopped (same threads, same number of processes). Whatever is random in a step depends on (seed, step, micro-step,
-    rank) alone. score: a figure to maximise on held-out rows; with `train.select` the best weights are kept.
+    rank) alone. measure: figures on held-out rows by TensorBoard tag, asked for ten times a run; with `train.select`,
+    as often as it says, and the weights with the highest `SCORE` are kept.
     Raises WorkError when the loss is not finite.
     """
-    if train.select is not None and score is None:
+    if train.select is not None and measure is None:
         raise InputError("train.select", "there are no held-out rows to select on", "raise evaluate.calibration_rows")
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
@@ -81,6 +85,7 @@ def fit(
     board = board or Board(None)
     board.resume_at(first_step)
     meter = Meter(objective.tasks)
+    measure_every = train.select.every_steps if train.select else max(plan.steps // 10, 1)
     started, cpu_started, rows_seen = time.perf_counter(), time.process_time(), 0
 
     wrapped.train()
@@ -111,12 +116,13 @@ def fit(
                     raise WorkError(_not_finite(description, step, checkpoints))
                 values["learning_rate"] = optimizer.learning_rate * factor
                 board.scalars({**values, **objective.values(step)}, step + 1)
-            if train.select is not None and score is not None and _due(step, train.select.every_steps, plan.steps):
+            if measure is not None and _due(step, measure_every, plan.steps):
                 wrapped.eval()
-                figure = score(model)
+                figures = measure(model)
                 wrapped.train()
-                board.scalars({"held_out/score": figure}, step + 1)
-                best.offer(figure, step + 1, model)
+                board.scalars(figures, step + 1)
+                if train.select is not None:
+                    best.offer(figures[SCORE], step + 1, model)
             if checkpoint_due and checkpoints is not None:
                 if accelerator.is_main_process:
                     checkpoint.save(checkpoints, step + 1, model, tuned, best.state())

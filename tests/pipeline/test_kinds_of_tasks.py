@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import WORDS, rows
+from tiny_data import TEACHER, WORDS, rows
 
 import kdtoolkit
 from kdtoolkit import InputError
@@ -128,8 +128,6 @@ def test_an_own_task_needs_two_files_and_no_recipe(tmp_path, kdtool):
             writer = csv.DictWriter(file, ["text", "label"])
             writer.writeheader()
             writer.writerows(rows(count, seed, pair=False))
-    from conftest import TEACHER
-
     options = ("--train", "train.csv", "--dev", "dev.csv", "--teacher", "python:mine:score", "--student", "bilstm")
     sets = ("tokenizer.vocabulary=64", "train.epochs=1", "student.width=8", "evaluate.latency=false")
     # The columns of the teacher are those of the labels found in the file: high, low.

@@ -7,6 +7,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from tiny_data import rows
 
 import kdtoolkit
 from kdtoolkit.pipeline import RunFolder, evaluate_run
@@ -17,8 +18,6 @@ SLICE = {"calibration_rows": 60}
 
 def grow(tiny, count=700, test=0):
     """More training rows of the task mood, so that a slice can be kept apart; and a labelled test file."""
-    from conftest import rows
-
     for split, size, seed in (("train", count, 5), ("test", test, 6)):
         if size:
             lines = "".join(json.dumps(row) + "\n" for row in rows(size, seed, pair=False))

@@ -15,7 +15,7 @@ from kdtoolkit.objectives import DistillationObjective
 from kdtoolkit.recipe.schema import Objective, Optimizer, Select, Train
 from kdtoolkit.student import Tokens
 from kdtoolkit.tasks import Task
-from kdtoolkit.training import checkpoint, fit
+from kdtoolkit.training import SCORE, checkpoint, fit
 from kdtoolkit.training.optimizer import learning_rate_factor
 from kdtoolkit.training.randomness import derived_seed
 
@@ -151,15 +151,15 @@ def test_selection_keeps_the_best_weights(tmp_path):
     figures = iter([0.1, 0.9, 0.3, 0.2, 0.2])
     seen = []
 
-    def score(model):
+    def measure(model):
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return next(figures)
+        return {SCORE: next(figures)}
 
     plan = BatchPlan([ROWS], [np.full(ROWS, 5, np.int32)], batch_rows=8, epochs=1, seed=1)
     model = Toy()
     report = fit(
         model, collate, plan, DistillationObjective([TASK], Objective(), steps=plan.steps),
-        optimizer=Optimizer(), train=Train(select=Select(every_steps=1)), seed=5, checkpoints=tmp_path, score=score,
+        optimizer=Optimizer(), train=Train(select=Select(every_steps=1)), seed=5, checkpoints=tmp_path, measure=measure,
     )  # fmt: skip
     assert report.best_step == 2
     assert all(torch.equal(tensor, seen[1][name]) for name, tensor in model.state_dict().items())

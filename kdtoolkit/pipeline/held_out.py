@@ -1,0 +1,75 @@
+"""Rows of train that are kept out of training, measured while a student trains: for TensorBoard and `train.select`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.collate import Collator, TaskArrays
+from ..data.prepare import TaskRows
+from ..data.rows import Rows
+from ..data.tokens import tokenize_rows
+from ..evaluate import agreement, scores
+from ..recipe import Recipe
+from ..training import SCORE
+from .forward import outputs_over
+from .student import StudentData
+
+
+def calibration_rows(rows: TaskRows, recipe: Recipe) -> Rows | None:
+    """The labelled rows that are neither trained on nor reported: the calibration slice, or dev if test is reported."""
+    if "calibration" in rows.splits:
+        return rows.splits["calibration"]
+    if recipe.evaluate.split == "test" and "dev" in rows.splits:
+        return rows.splits["dev"]
+    return None
+
+
+class HeldOut:
+    """held_out(model) gives metric and agreement of each task by TensorBoard tag, and their mean as `SCORE`.
+
+    taught: by task, the teachers' outputs on those rows as one teacher, (rows, outputs), or None.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, TaskRows],
+        recipe: Recipe,
+        tokens: StudentData,
+        folder: Path,
+        taught: Mapping[str, np.ndarray | None],
+    ) -> None:
+        self._tokens, self._max_tokens, self._taught = tokens, recipe.data.max_tokens, taught
+        self._arrays: dict[int, TaskArrays] = {}
+        for position, task in enumerate(tokens.tasks):
+            rows = calibration_rows(data[task.name], recipe)
+            if rows is not None and len(rows):
+                place = folder / f"tokens-{task.name}-held-out"
+                pieces = tokenize_rows(rows, tokens.tokenizer, place, max_tokens=self._max_tokens)
+                self._arrays[position] = TaskArrays(pieces, rows.labels(), None)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return sum(len(array.labels) for array in self._arrays.values())
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        values: dict[str, float] = {}
+        figures = []
+        for position, array in self._arrays.items():
+            task = self._tokens.tasks[position]
+            collator = Collator(
+                [task], [array], self._tokens.tokenizer.joint, pairs=model.student.pairs, max_tokens=self._max_tokens
+            )
+            outputs = outputs_over(model, collator, array, position)[:, : task.outputs]
+            figures.append(scores(task, outputs, np.asarray(array.labels))[task.metric])
+            values[f"held_out_{task.metric}/{task.name}"] = figures[-1]
+            taught = self._taught.get(task.name)
+            alike = None if taught is None else agreement(task, outputs, taught)
+            if alike is not None:
+                values[f"held_out_agreement/{task.name}"] = alike
+        if figures:
+            values[SCORE] = float(np.mean(figures))
+        return values
