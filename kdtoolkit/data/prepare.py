@@ -95,7 +95,7 @@ def _write(plan: Plan, folder: Path) -> TaskRows:
     names_found = _find_labels(plan)
     task = plan.task
     evaluated = ("dev", *task.splits, "test")
-    with track(f"{task.name}: reading", None) as advance, atomic_folder(folder) as temporary:
+    with track(f"{task.name}: reading, all passes", None) as advance, atomic_folder(folder) as temporary:
         reading = _Reading(plan, names_found, advance)
         rows = reading.write_train(temporary)
         for split in ("teacher", *evaluated):

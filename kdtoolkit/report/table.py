@@ -119,9 +119,9 @@ def verdict(tasks: Mapping[str, Any]) -> str:
     average = "" if mean is None else f" ({mean:+.3f} on average)" if len(comparable) > 1 else f" ({mean:+.3f})"
     against = "the same student trained on gold labels alone with as many updates"
     if better and not worse and (mean is None or mean > 0):
-        text = (
-            f"Distillation was worth it: the student beats {against}{average}, with intervals apart on {_list(better)}."
-        )
+        # Said of those tasks alone where the others are not certain: an average can hide that it is about one task.
+        where = f" on {_list(better)}" if level else ""
+        text = f"Distillation was worth it{where}: the student beats {against}, with intervals apart{average}."
     elif worse and not better:
         text = f"Distillation was not worth it: the student is behind {against}{average}, clearly so on {_list(worse)}."
     elif better and worse:

@@ -63,7 +63,7 @@ def test_worth_it_is_said_only_where_the_intervals_are_apart():
     clear, close, lost = task(), task(0.9, 0.79, 0.8), task(0.9, 0.8, 0.6)
     assert "was worth it" in verdict({"a": clear}) and "+0.200" in verdict({"a": clear})
     text = verdict({"a": clear, "b": close})
-    assert "intervals apart on a." in text and "overlap on b" in text
+    assert "was worth it on a: the student" in text and "overlap on b" in text
     assert "Not certain" in verdict({"b": close}) and "overlap" in verdict({"b": close})
     assert "was not worth it" in verdict({"c": lost})
     assert "both ways" in verdict({"a": clear, "c": lost})
