@@ -10,6 +10,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A shared machine is slow at times; in CI the examples are the same each time, elsewhere new ones are tried.
+settings.register_profile(
+    "kdtoolkit",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("kdtoolkit")
 
 
 @pytest.hookimpl(hookwrapper=True)
