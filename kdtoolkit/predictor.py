@@ -158,7 +158,7 @@ def _two_texts(text: Text, task: Task, number: int) -> tuple[str, str | None]:
         absent = [name for name in names if name not in text]
         if absent:
             raise InputError(place, f"has no '{absent[0]}'", f"the columns of '{task.name}' are {', '.join(names)}")
-        values = [str(text[name]) for name in names]
+        values = [_given(text[name], place) for name in names]
         return values[0], values[1] if len(values) > 1 else None
     if isinstance(text, str):
         if task.pair:
@@ -167,7 +167,13 @@ def _two_texts(text: Text, task: Task, number: int) -> tuple[str, str | None]:
     if not isinstance(text, Sequence) or len(text) != 2 or not task.pair:
         expected = "(first, second)" if task.pair else "a string"
         raise InputError(place, f"task '{task.name}' expects {expected}, received {type(text).__name__}")
-    return str(text[0]), str(text[1])
+    return _given(text[0], place), _given(text[1], place)
+
+
+def _given(value: object, place: str) -> str:
+    if value is None:  # str() would make it the word "None"
+        raise InputError(place, "is None where a text belongs")
+    return str(value)
 
 
 __all__ = ["Prediction", "Predictor", "StudentConfig", "load"]

@@ -131,7 +131,7 @@ class HuggingFaceTeacher(Teacher):
         problem, count = checkpoint.config.problem_type, checkpoint.config.num_labels
         if task.kind == "regression":
             return identity(1) if count == 1 and problem in (None, "regression") else None
-        if count < 2 or problem == "regression" or not task.labels:
+        if (count < 2 and task.kind != "multilabel") or problem == "regression" or not task.labels:
             return None
         if (problem == "multi_label_classification") != (task.kind == "multilabel"):
             return None

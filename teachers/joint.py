@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -11,9 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from kdtoolkit import Example, Recipe, Task, Teacher
+from kdtoolkit import Example, Recipe, Task, Teacher, plugins
 from kdtoolkit.data.rows import Rows
+from kdtoolkit.recipe.names import resolve_student
+from kdtoolkit_teachers.python import source_of
 from kdtoolkit_teachers.run import RunTeacher
+
+READS = ("init_from", "model", "source", "vectors")
+"""Options of students and tokenizers that name files or folders."""
 
 
 class JointTeacher(Teacher):
@@ -59,10 +66,22 @@ class JointTeacher(Teacher):
 
     @property
     def fingerprint(self) -> str:
-        """That of the trained model; before, a hash of what it will be."""
+        """That of the trained model; before, a hash of what it will be: options, the student's code, files it reads."""
         if self._trained is not None:
             return self._trained.fingerprint
-        return blake2b(json.dumps(["joint", self._sections], sort_keys=True).encode(), digest_size=16).hexdigest()
+        recipe = Recipe.model_validate({"tasks": [self.task.name], **self._sections})
+        cls = plugins.plugin("student", resolve_student(recipe.student)[0])
+        code = source_of(sys.modules[cls.__module__])
+        digest = blake2b(json.dumps(["joint", self._sections, code], sort_keys=True).encode(), digest_size=16)
+        for section in (recipe.student, recipe.tokenizer):
+            values = section.model_dump(mode="json")
+            for path in (Path(str(values[key])).expanduser() for key in READS if values.get(key)):
+                for file in [path] if path.is_file() else sorted(path.glob("*")):
+                    if file.is_file():
+                        digest.update(file.name.encode() + b"\0")
+                        with file.open("rb") as opened:
+                            digest.update(hashlib.file_digest(opened, "sha256").digest())
+        return digest.hexdigest()
 
     def logits(self, examples: Sequence[Example]) -> np.ndarray:
         """The trained model's outputs, (rows, outputs) float32."""

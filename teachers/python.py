@@ -54,7 +54,7 @@ class PythonTeacher(Teacher):
         self._version = next((str(v) for v in given if isinstance(v, str | int | float)), None)
         self._columns = self._column_order(getattr(self._call, "labels", getattr(target, "labels", None)))
         self._fingerprint = _hash(
-            _source_of(module), source.rpartition(":")[2], self._version, outputs, partial, task.to_dict()["labels"],
+            source_of(module), source.rpartition(":")[2], self._version, outputs, partial, task.to_dict()["labels"],
             None if self._columns is None else self._columns.tolist(),
         )  # fmt: skip
 
@@ -162,7 +162,7 @@ class PythonTeacher(Teacher):
         return order
 
 
-def _source_of(module: Any) -> str:
+def source_of(module: Any) -> str:
     """The text of the module's file; its name where it has none (a compiled module)."""
     file = getattr(module, "__file__", None)
     if file and file.endswith(".py"):

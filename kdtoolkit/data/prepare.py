@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,15 @@ class TaskRows:
     task: Task
     splits: dict[str, Rows]
     notes: list[str] = field(default_factory=list)
+
+    def digest(self) -> str:
+        """Hex digits of the task and of all rows with their labels, whatever files they came from."""
+        digest = blake2b(json.dumps(self.task.to_dict(), sort_keys=True).encode(), digest_size=16)
+        for split, rows in sorted(self.splits.items()):
+            digest.update(f"{split} {len(rows)}".encode())
+            digest.update(np.ascontiguousarray(rows.ids()).tobytes())
+            digest.update(np.ascontiguousarray(rows.labels()).tobytes())
+        return digest.hexdigest()
 
 
 def prepare_task(task: Task, recipe: Recipe, folder: Path | str) -> TaskRows:
@@ -110,7 +121,7 @@ def _write(plan: Plan, folder: Path) -> TaskRows:
             _refuse_one_class(plan, "teacher", written["teacher"].labels())
         for split in evaluated:
             if split in written:
-                plan.notes += _comparison(split, written[split], written["train"])
+                plan.notes += _comparison(split, written)
         write_json(
             temporary / "task.json",
             {
@@ -184,6 +195,8 @@ class _Reading:
     def __init__(self, plan: Plan, names_found: bool, advance: Callable[..., None]) -> None:
         self.plan, self.task, self.section = plan, plan.task, plan.inputs.section
         self.names_found, self.advance = names_found, advance
+        self.held: frozenset[bytes] = frozenset()
+        """Ids that `write_train` held out of train."""
 
     def write_train(self, folder: Path) -> dict[str, int]:
         """Writes train and what is held out of it; returns the rows of each."""
@@ -216,6 +229,9 @@ class _Reading:
             transfer_rows=self.section.transfer_rows,
             calibration_rows=0 if dev_serves else recipe.evaluate.calibration_rows,
         )
+        # Cut from the array's bytes, because numpy drops trailing zero bytes of single elements.
+        data = held.tobytes()
+        self.held = frozenset(data[start : start + 16] for start in range(0, len(data), 16))
         used = survey.labelled & ((roles == Role.GOLD) | (roles == Role.CALIBRATION))
         _refuse_one_class(self.plan, "train", survey.labels[used])
         with contextlib.ExitStack() as stack:
@@ -253,12 +269,22 @@ class _Reading:
         return rows
 
     def write_gold(self, split: str, folder: Path) -> int:
-        """Writes the rows of a split that have a gold label, and returns how many there are."""
-        counts = _Counts()
+        """Writes the rows of a split that have a gold label, and returns how many there are.
+
+        The teacher's rows are written without the texts that were held out of train.
+        """
+        counts, left_out = _Counts(), 0
+        held = self.held if split == "teacher" else frozenset()
         with RowWriter(folder / f"{split}.arrow", self.task) as writer:
             for example in self._examples(split, counts):
-                if example.label is not None:
+                if held and example_id(example.text, example.second) in held:
+                    left_out += 1
+                elif example.label is not None:
                     writer.add(example)
+        if left_out:
+            self.plan.notes.append(
+                f"{left_out:,} rows of {split} are left out, because their text is held out of train"
+            )
         if counts.unlabelled:
             self.plan.notes.append(f"{counts.unlabelled:,} rows of {split} have no gold label and are left out")
         self._note_texts(split, counts)
@@ -370,12 +396,13 @@ def _refuse_one_class(plan: Plan, split: str, labels: np.ndarray) -> None:
         )
 
 
-def _comparison(split: str, rows: Rows, train: Rows) -> list[str]:
-    """Notes on rows of a split for evaluation whose text also stands in train, and on classes that train lacks."""
-    notes = []
-    if shared := int(np.isin(rows.ids(), train.ids()).sum()):
-        notes.append(f"the text of {shared:,} of {len(rows):,} rows of {split} also stands in train")
-    gold = train.labels()
+def _comparison(split: str, written: dict[str, Rows]) -> list[str]:
+    """Notes on rows of a split for evaluation whose text is also trained on, and on classes that train lacks."""
+    rows, notes = written[split], []
+    for other in ("train", "teacher"):
+        if other in written and (shared := int(np.isin(rows.ids(), written[other].ids()).sum())):
+            notes.append(f"the text of {shared:,} of {len(rows):,} rows of {split} also stands in {other}")
+    gold = written["train"].labels()
     if rows.task.kind == "classification" and not np.isnan(gold).all():
         unseen = np.setdiff1d(rows.labels(), gold[~np.isnan(gold)])
         if len(unseen):

@@ -105,12 +105,14 @@ class Rows:
         """Texts of the rows start..stop-1, and their second texts (None for a task of single texts)."""
         texts: list[str] = []
         seconds: list[str] | None = [] if self.task.pair else None
-        for batch, begin in zip(self._batches, self._starts):
+        # Only the batches that the range touches are asked: a split is read in many small ranges.
+        first, last = np.searchsorted(self._starts, [max(start, 0), stop], side="right")
+        for number in range(first - 1, min(int(last), len(self._batches))):
+            batch, begin = self._batches[number], int(self._starts[number])
             part = batch.slice(max(start - begin, 0), max(min(stop, begin + batch.num_rows) - max(start, begin), 0))
-            if part.num_rows:
-                texts += part.column("text").to_pylist()
-                if seconds is not None:
-                    seconds += part.column("second").to_pylist()
+            texts += part.column("text").to_pylist()
+            if seconds is not None:
+                seconds += part.column("second").to_pylist()
         return texts, seconds
 
     def examples(self, indices: np.ndarray | slice) -> list[Example]:

@@ -19,6 +19,7 @@ from ..example import Example
 from ..progress import log, track
 from ..teacher import Teacher
 from .store import LabelStore, id_hex
+from .values import floored
 
 if TYPE_CHECKING:
     from ..data.rows import Rows
@@ -134,11 +135,11 @@ def label_rows(
             ids = todo.ids[part.start : part.stop]
             store.write(part_name(ids), ids, np.concatenate(batches))
             labelled += len(part)
-    floored = store.floored - floored_before
-    if floored:
-        log.info("%s: %d log-probabilities below log 1e-7 were raised to it", place, floored)
+    raised = store.floored - floored_before
+    if raised:
+        log.info("%s: %d log-probabilities below log 1e-7 were raised to it", place, raised)
     return LabelReport(
-        len(texts), labelled, already, floored, time.monotonic() - wall, time.process_time() - cpu
+        len(texts), labelled, already, raised, time.monotonic() - wall, time.process_time() - cpu
     )  # fmt: skip
 
 
@@ -183,8 +184,7 @@ def _same_as_stored(teacher: Teacher, held: Texts, store: LabelStore, place: str
     again = teacher_values(teacher, held.examples(chosen), place)
     stored = store.read(held.ids[chosen])
     tolerance = 1e-2 if store.dtype == "float16" else 1e-4
-    lowest = -16.2 if store.kind == "logprobs" else -np.inf
-    same = np.isclose(np.maximum(again, lowest), stored, rtol=tolerance, atol=tolerance, equal_nan=True).all(1)
+    same = np.isclose(floored(again, store.kind)[0], stored, rtol=tolerance, atol=tolerance, equal_nan=True).all(1)
     if not same.all():
         example = held.examples(chosen[~same][:1])[0]
         raise InputError(

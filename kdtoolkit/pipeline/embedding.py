@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..errors import InputError
 from ..student import Student
@@ -16,26 +17,35 @@ def copy_vectors(student: Student, tokenizer: Tokenizer, how: str) -> None:
     A width that differs needs how="project": the vectors' principal components at the student's width.
     Raises InputError if the student has no word embedding, or the widths differ and nothing was said of it.
     """
-    vectors, table = tokenizer.vectors(), student.word_embedding()
+    vectors = tokenizer.vectors()
     if vectors is None:
         return
-    if table is None:
-        raise InputError(
-            "tokenizer.vectors", f"the student {type(student).__name__} has no word embedding to copy them into"
-        )
-    width = table.weight.shape[1]
-    if vectors.shape[1] != width:
-        if how != "project":
-            raise InputError(
-                "tokenizer.vectors",
-                f"the vectors have width {vectors.shape[1]}, the student's embedding {width}",
-                f"set tokenizer.vectors to project, or the student's embedding width to {vectors.shape[1]}",
-            )
-        vectors = project(vectors, width)
+    table = table_for(student, vectors.shape[1], how)
+    if vectors.shape[1] != table.weight.shape[1]:
+        vectors = project(vectors, table.weight.shape[1])
     known = np.isfinite(vectors).all(1)
     known[0] = False  # padding stays zero
     with torch.no_grad():
         table.weight[torch.from_numpy(known)] = torch.from_numpy(vectors[known].astype(np.float32)).to(table.weight)
+
+
+def table_for(student: Student, width: int, how: str) -> nn.Embedding:
+    """The student's word embedding, into which vectors of `width` may be put; InputError if they may not."""
+    table = student.word_embedding()
+    if table is None:
+        raise InputError(
+            "tokenizer.vectors", f"the student {type(student).__name__} has no word embedding to copy them into"
+        )
+    own = table.weight.shape[1]
+    if own != width and how != "project":
+        # For the tokenizer `words` the key is the path of a file, which leaves no place for "project".
+        projected = "tokenizer.vectors to project, or " if how == "copy" else ""
+        raise InputError(
+            "tokenizer.vectors",
+            f"the vectors have width {width}, the student's embedding {own}",
+            f"set {projected}the student's embedding width to {width}",
+        )
+    return table
 
 
 def project(vectors: np.ndarray, width: int) -> np.ndarray:

@@ -12,25 +12,31 @@ from ..data.collate import Collator, TaskArrays
 from ..data.prepare import TaskRows
 from ..data.rows import Rows
 from ..data.tokens import tokenize_rows
-from ..evaluate import agreement, scores
+from ..errors import WorkError
+from ..evaluate import LOWER_IS_BETTER, agreement, scores
 from ..recipe import Recipe
 from ..training import SCORE
 from .forward import outputs_over
 from .student import StudentData
 
 
-def calibration_rows(rows: TaskRows, recipe: Recipe) -> Rows | None:
-    """The labelled rows that are neither trained on nor reported: the calibration slice, or dev if test is reported."""
+def held_out_split(rows: TaskRows, recipe: Recipe) -> str | None:
+    """The split that is neither trained on nor reported: the calibration slice, or dev if test is reported."""
     if "calibration" in rows.splits:
-        return rows.splits["calibration"]
-    if recipe.evaluate.split == "test" and "dev" in rows.splits:
-        return rows.splits["dev"]
-    return None
+        return "calibration"
+    return "dev" if recipe.evaluate.split == "test" and "dev" in rows.splits else None
+
+
+def calibration_rows(rows: TaskRows, recipe: Recipe) -> Rows | None:
+    """The labelled rows of `held_out_split`."""
+    split = held_out_split(rows, recipe)
+    return None if split is None else rows.splits[split]
 
 
 class HeldOut:
-    """held_out(model) gives metric and agreement of each task by TensorBoard tag, and their mean as `SCORE`.
+    """held_out(model) gives metric and agreement of each task by TensorBoard tag, and the metrics' mean as `SCORE`.
 
+    In the mean a metric of which less is better counts negatively, for the largest `SCORE` is selected.
     taught: by task, the teachers' outputs on those rows as one teacher, (rows, outputs), or None.
     """
 
@@ -64,8 +70,11 @@ class HeldOut:
                 [task], [array], self._tokens.tokenizer.joint, pairs=model.student.pairs, max_tokens=self._max_tokens
             )
             outputs = outputs_over(model, collator, array, position)[:, : task.outputs]
-            figures.append(scores(task, outputs, np.asarray(array.labels))[task.metric])
-            values[f"held_out_{task.metric}/{task.name}"] = figures[-1]
+            if np.isnan(outputs).any():
+                raise WorkError(f"{task.name}: the student gives NaN; lower optimizer.learning_rate or set max_norm")
+            figure = scores(task, outputs, np.asarray(array.labels))[task.metric]
+            figures.append(-figure if task.metric in LOWER_IS_BETTER else figure)
+            values[f"held_out_{task.metric}/{task.name}"] = figure
             taught = self._taught.get(task.name)
             alike = None if taught is None else agreement(task, outputs, taught)
             if alike is not None:

@@ -21,7 +21,7 @@ from ..report import model_card, task_result, validate
 from ..student_folder import CONFIG
 from ..tasks import Task
 from ..training.board import Board
-from .held_out import calibration_rows
+from .held_out import calibration_rows, held_out_split
 from .label import teacher_outputs
 from .run_folder import RunFolder, versions
 
@@ -59,7 +59,7 @@ def evaluate(run: RunFolder, data: Mapping[str, TaskRows], split: str | None = N
                 },
                 bootstrap=recipe.evaluate.bootstrap,
                 seed=recipe.seed,
-                selected_on="calibration" if recipe.train.select else None,
+                selected_on=held_out_split(rows, recipe) if recipe.train.select else None,
             )
     if not tasks:
         raise InputError("--split", f"no task has labelled rows in the split '{asked}'")
@@ -117,9 +117,10 @@ def combined(
     are (TextBrewer, arXiv:2002.12620); values are averaged. A member that says nothing (NaN) of a row is left out.
     """
     values = np.asarray(outputs, dtype=np.float64)
-    share = np.broadcast_to(np.asarray(weights)[None, :, None], values.shape) * np.isfinite(values)
+    said = ~np.isnan(values)  # a logit of -inf is a word too: this class is impossible
+    share = np.broadcast_to(np.asarray(weights)[None, :, None], values.shape) * said
     share = share / np.maximum(share.sum(1, keepdims=True), 1e-300)
-    values = np.where(np.isfinite(values), values, 0.0)
+    values = np.where(said, values, 0.0)
     silent = share.sum(1) == 0
     if task.kind == "regression" or how == "logits":
         mean = (share * values).sum(1)
@@ -182,6 +183,8 @@ def _predictions(run: RunFolder, predictor: Predictor, rows: Rows, name: str) ->
 
 
 def _said(task: Task, values: np.ndarray) -> str:
+    if np.isnan(values).any():
+        return ""  # the teacher says nothing
     if task.kind == "regression":
         return f"{float(values[0]):.2f}"
     if task.kind == "multilabel":

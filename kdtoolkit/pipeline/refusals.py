@@ -19,6 +19,7 @@ from ..student import Tokens
 from ..student_folder import build_student, student_config
 from ..tasks import Task
 from ..tokenizers import build_tokenizer
+from .embedding import table_for
 from .teach import option_problems
 
 FEW_PIECES = 16
@@ -56,10 +57,11 @@ def refuse(recipe: Recipe, tasks: Sequence[Task], folder: Path, *, teacher_sourc
         problems += option_problems(recipe)
     with collected(problems):
         backend()
+    width = None
     with collected(problems):
-        _try_tokenizer(recipe, folder, teacher_source)
+        width = _try_tokenizer(recipe, folder, teacher_source)
     with collected(problems):
-        _try_student(recipe, tasks, teacher_source)
+        _try_student(recipe, tasks, teacher_source, width)
     raise_together(list(dict.fromkeys(problems)))
     if checkpoint_of(recipe.student) is not None and recipe.optimizer.learning_rate > USUAL_RATE:
         log.warning(
@@ -68,20 +70,27 @@ def refuse(recipe: Recipe, tasks: Sequence[Task], folder: Path, *, teacher_sourc
         )
 
 
-def _try_tokenizer(recipe: Recipe, folder: Path, teacher_source: str | None) -> None:
+def _try_tokenizer(recipe: Recipe, folder: Path, teacher_source: str | None) -> int | None:
+    """Builds the tokenizer from a few words; returns the width of its pretrained vectors, None if it has none."""
     section = recipe.tokenizer
+    width = None
     if section.name == "words" and section.vectors is not None:
-        # The file may have gigabytes: that it is there must do.
-        if not Path(section.vectors).is_file():
-            raise InputError("tokenizer.vectors", f"there is no file {section.vectors}", "give a file of word vectors")
+        from ..tokenizers.words import vectors_width
+
+        width = vectors_width(Path(section.vectors))
+        # The file may have gigabytes: its first line must do, which `_try_student` holds against the student.
         section = section.model_copy(update={"vectors": None})
     section = section.model_copy(update={"vocabulary": 8000})  # enough for SAMPLE; what the text needs, it will show
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".try-", dir=folder) as name:
-        build_tokenizer(section, lambda: iter([SAMPLE]), seed=0, folder=Path(name), teacher_source=teacher_source)
+        built = build_tokenizer(
+            section, lambda: iter([SAMPLE]), seed=0, folder=Path(name), teacher_source=teacher_source
+        )
+    vectors = built.vectors()
+    return width if vectors is None else vectors.shape[1]
 
 
-def _try_student(recipe: Recipe, tasks: Sequence[Task], teacher_source: str | None) -> None:
+def _try_student(recipe: Recipe, tasks: Sequence[Task], teacher_source: str | None, width: int | None) -> None:
     """Builds the student for a handful of pieces, copies what it starts from, and has it read the longest text."""
     section = from_teacher(recipe.student, teacher_source)
     config = student_config(
@@ -91,6 +100,8 @@ def _try_student(recipe: Recipe, tasks: Sequence[Task], teacher_source: str | No
         student = build_student(config)
         refused = [text for task in tasks if (text := refusal(task, student)) is not None]
         raise_together(refused)
+        if width is not None:
+            table_for(student, width, str(recipe.tokenizer.vectors))
         student.initialise()
         # A text as long as the recipe allows, for one may come when the student predicts, if not before.
         pieces = torch.ones(1, min(recipe.data.max_tokens, LONGEST_TRIED), dtype=torch.int64)

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..student_folder import CONFIG, WEIGHTS
 from ..teacher import Teacher
 from ..tokenizers.base import FILE as TOKENIZER
 from ..training.board import Board
-from .held_out import HeldOut, calibration_rows
+from .held_out import HeldOut, calibration_rows, held_out_split
 from .label import is_labelled, label, teacher_outputs
 from .measure import calibrate, combined, evaluate, write_results
 from .refusals import refuse
@@ -63,6 +64,7 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
     recipe = run.recipe
     with _stage(run, "prepare") as facts:
         data = prepare(recipe, run.data)
+        facts["digest"] = same_data(run, data)
         facts["rows"] = sum(len(rows) for task in data.values() for rows in task.splits.values())
         for name, rows in data.items():
             for note in rows.notes:
@@ -140,13 +142,15 @@ def evaluate_run(run: RunFolder, split: str | None = None) -> dict[str, Any]:
     if run.done("distill") is None:
         raise InputError(str(run.path), "has no finished student", f"kdtool distill --resume {run.path}")
     torch.set_num_threads(run.recipe.train.threads or 1)
-    return evaluate(run, prepare(run.recipe, run.data), split)
+    data = prepare(run.recipe, run.data)
+    same_data(run, data)
+    return evaluate(run, data, split)
 
 
 def prepare(recipe: Recipe, folder: Path) -> dict[str, TaskRows]:
     """Reads and checks all data into `folder`; `data.folder: "demo:"` is the bundled suite, generated there first."""
     if recipe.data.folder == DEMO:
-        suite = folder / "suite"
+        suite = folder.resolve() / "suite"  # the same path wherever the run is opened from
         if not suite.is_dir():
             with atomic_folder(suite) as temporary:
                 write_suite(temporary)
@@ -154,12 +158,27 @@ def prepare(recipe: Recipe, folder: Path) -> dict[str, TaskRows]:
     return prepare_all(recipe, folder)
 
 
+def same_data(run: RunFolder, data: Mapping[str, TaskRows]) -> str:
+    """A digest of all rows and labels; InputError if it is not the one that the run began with.
+
+    A teacher, a tokenizer or a checkpoint of other rows would be mixed with these without a word.
+    """
+    digest = blake2b("".join(rows.digest() for rows in data.values()).encode(), digest_size=16).hexdigest()
+    if (run.done("prepare") or {}).get("digest", digest) != digest:
+        raise InputError(
+            str(run.path),
+            "its data are not those that it began with",
+            "put the files back as they were, or start a new run with --out",
+        )
+    return digest
+
+
 def _taught(run: RunFolder, data: Mapping[str, TaskRows]) -> dict[str, np.ndarray | None]:
     """Each task's teachers as one, on the rows that are held out."""
     found: dict[str, np.ndarray | None] = {}
     for name, rows in data.items():
-        split = "calibration" if "calibration" in rows.splits else "dev"
-        outputs = teacher_outputs(run, name, split)
+        split = held_out_split(rows, run.recipe)
+        outputs = None if split is None else teacher_outputs(run, name, split)
         weights = [section.weight for section in run.recipe.teachers_of(name)]
         how = run.recipe.objective.ensemble
         found[name] = None if outputs is None else combined(rows.task, outputs, weights, how=how)

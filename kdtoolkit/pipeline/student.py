@@ -269,13 +269,13 @@ def _plan(
 
 
 def _scaling(labels: np.ndarray, outputs: np.ndarray | None) -> tuple[float, float]:
-    values = labels[np.isfinite(labels)].astype(np.float64)
-    if len(values) < 2 and outputs is not None:
-        values = np.asarray(outputs, dtype=np.float64)
-        values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return 0.0, 1.0
-    return float(values.mean()), float(max(values.std(), 1e-6))
+    for said in (labels, outputs):
+        values = np.empty(0) if said is None else said[np.isfinite(said)].astype(np.float64)
+        # Values that are all equal have no scale, and dividing by almost nothing would blow up all others.
+        if len(values) > 1 and values.std() > 1e-6:
+            return float(values.mean()), float(values.std())
+    known = labels[np.isfinite(labels)]
+    return (float(known.mean()), 1.0) if len(known) else (0.0, 1.0)
 
 
 def _texts(rows: Mapping[str, Rows], chunk: int = 4096) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import plugins
+from .. import __version__, plugins
 from ..data.plan import together
 from ..data.prepare import TaskRows
 from ..data.rows import Rows
@@ -203,6 +203,7 @@ def _finished(folder: Path) -> bool:
 def _key(teacher: Teacher, member: Member, rows: Mapping[str, Rows], data: Mapping[str, TaskRows], seed: int) -> str:
     digest = blake2b(digest_size=16)
     facts: dict[str, Any] = {
+        "version": __version__,
         "base": teacher.fingerprint,
         "options": member.section.options,
         "tasks": [data[name].task.to_dict() for name in rows],

@@ -266,7 +266,7 @@ class Evaluate(Section):
 
 
 class Recipe(Section):
-    """A whole run. `kdtoolkit.Recipe.load(name_or_path)` reads one; design.md section 4a is the authority for names."""
+    """A whole run. `kdtoolkit.Recipe.load(name_or_path)` reads one; docs/guide.md lists every key."""
 
     seed: int = Field(default=0, ge=0)
     tasks: list[str | TaskSection] = Field(min_length=1)

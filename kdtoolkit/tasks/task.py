@@ -15,6 +15,9 @@ METRICS: dict[str, tuple[str, ...]] = {
     "multilabel": ("micro_f1", "macro_f1", "exact_match"),
 }
 
+# Folders beside those of tasks in a run's data/, and keys beside those of tasks under the recipe's `data:`.
+RESERVED = frozenset({"tokenizer", "suite", "folder", "max_tokens", "tasks"})
+
 
 @dataclass(frozen=True)
 class Task:
@@ -46,6 +49,8 @@ class Task:
         place = f"task '{self.name}'"
         if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
             raise InputError(place, "a task name has letters, digits, '_' and '-' only")
+        if self.name in RESERVED or self.name.startswith("tokens-"):
+            raise InputError(place, "the run folder and the recipe use this name themselves", "choose another")
         if self.kind not in METRICS:
             raise InputError(place, f"kind '{self.kind}' is unknown", did_you_mean(self.kind, METRICS))
         known = METRICS[self.kind]

@@ -119,20 +119,13 @@ def read_vectors(path: Path, words: list[str], seed: int) -> np.ndarray:
 
     Memory is that of the result, however large the file. Raises InputError naming file and line.
     """
-    if not path.is_file():
-        raise InputError(
-            "tokenizer.vectors", f"'{path}' is not a file", "give the path of a GloVe or fastText text file"
-        )
     numbers = {word: number for number, word in enumerate(words) if number >= len(SPECIALS)}
     width, table, found = 0, np.empty((0, 0), np.float32), np.zeros(len(words), bool)
     with _open(path) as file:
         for line_number, line in enumerate(file, start=1):
             fields = line.rstrip().split(b" ")
             if line_number == 1:
-                header = len(fields) == 2 and all(field.isdigit() for field in fields)
-                width = int(fields[1]) if header else len(fields) - 1
-                if width < 1:
-                    raise InputError(f"{path} line 1", "is not a word and its numbers", "GloVe's text format is read")
+                width, header = _width(path, line)
                 table = np.zeros((len(words), width), np.float32)
                 if header:
                     continue
@@ -161,5 +154,25 @@ def read_vectors(path: Path, words: list[str], seed: int) -> np.ndarray:
     return table
 
 
+def vectors_width(path: Path) -> int:
+    """Numbers a word has in a file of vectors, by its first line alone; see `read_vectors`."""
+    with _open(path) as file:
+        return _width(path, file.readline())[0]
+
+
+def _width(path: Path, line: bytes) -> tuple[int, bool]:
+    """(width, whether the line is fastText's header) from the first line of a file of vectors."""
+    fields = line.rstrip().split(b" ")
+    header = len(fields) == 2 and all(field.isdigit() for field in fields)
+    width = int(fields[1]) if header else len(fields) - 1
+    if width < 1:
+        raise InputError(f"{path} line 1", "is not a word and its numbers", "GloVe's text format is read")
+    return width, header
+
+
 def _open(path: Path) -> IO[bytes]:
+    if not path.is_file():
+        raise InputError(
+            "tokenizer.vectors", f"'{path}' is not a file", "give the path of a GloVe or fastText text file"
+        )
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]

@@ -72,6 +72,7 @@ def fit(
     if train.select is not None and measure is None:
         raise InputError("train.select", "there are no held-out rows to select on", "raise evaluate.calibration_rows")
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    threads_before = torch.get_num_threads()
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     if device.type == "cpu":
         torch.set_num_threads(train.threads or 1)
@@ -129,6 +130,8 @@ def fit(
                 board.flush()
     wrapped.eval()
     best.restore(model)
+    # What comes after, such as a teacher's answers, must not depend on whether this was run or found finished.
+    torch.set_num_threads(threads_before)
     return FitReport(
         steps=plan.steps,
         first_step=first_step,

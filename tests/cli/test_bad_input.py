@@ -41,7 +41,7 @@ LOCAL_TEACHERS = ("give a folder with config.json and model.safetensors", "label
             ["--set", "tokenizer={name: teacher, source: some/hub-id}"],
             "tokenizer.source: 'some/hub-id' is no folder here",
         ),
-        (["--set", "tokenizer={name: words, vectors: glove.txt}"], "tokenizer.vectors: there is no file glove.txt"),
+        (["--set", "tokenizer={name: words, vectors: glove.txt}"], "tokenizer.vectors: 'glove.txt' is not a file"),
         (["--set", "tokenizer.lowercas=true"], "did you mean 'lowercase'?"),
         (["--set", "student.layers=0"], "layers"),
         (["--data", "dta"], "did you mean 'data'?"),
@@ -201,6 +201,19 @@ def test_an_op_backend_that_is_not_there_is_refused_before_any_work(refused, mon
     says = ["KDTOOLKIT_OP_BACKEND: the op backend 'no_such' is not available here; available: auto, reference"]
     refused(*DISTILL, says=says)
     refused("check", "--recipe", "small.yaml", says=says)
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "suite", "tokens-a", "folder", "a/b"])
+def test_a_task_name_that_cannot_be_a_folder_of_its_own_is_refused(refused, name):
+    says = "letters, digits" if "/" in name else "use this name themselves; choose another"
+    refused("check", "--set", f"tasks=[{{name: {name}, text: text}}]", "--data", "data", says=["tasks.0", says])
+
+
+def test_word_vectors_that_do_not_fit_the_student_are_refused_before_any_work(refused, small):
+    (small / "glove.txt").write_text("good 1 2 3\nfine 4 5 6\n")
+    words = ("--set", "tokenizer={name: words, vectors: glove.txt}", "--set", "student.embedding=5", "--out", "run")
+    says = ["tokenizer.vectors", "width 3", "set the student's embedding width to 3"]
+    refused("distill", "--recipe", "small.yaml", *words, says=says)
 
 
 def test_a_run_is_not_resumed_or_continued_with_another_recipe(run, refused, small):

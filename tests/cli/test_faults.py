@@ -106,7 +106,9 @@ def test_a_folder_that_takes_no_files_is_an_input_error_and_other_failures_are_n
 
 
 INTERRUPT = (
-    "import os, signal\nimport kdtoolkit.training.loop as loop\n"
+    # A shell that starts the tests in the background has SIGINT ignored, and a child inherits that.
+    "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "import kdtoolkit.training.loop as loop\n"
     "real, calls = loop.set_learning_rate, []\n"
     "def interrupted(*a):\n    calls.append(1)\n"
     "    if len(calls) == 7: os.kill(os.getpid(), signal.SIGINT)\n    return real(*a)\n"

@@ -393,3 +393,28 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     write(tmp_path / "file", "in the way")
     with pytest.raises(Exception, match=r"file.*cannot be written"):
         prepare(tmp_path / "file" / "rows", own={"train": str(write(tmp_path / "a.csv", csv_rows(some(20))))})
+
+
+def test_rows_that_are_held_out_of_train_are_kept_from_the_teacher_too(tmp_path):
+    teacher = str(write(tmp_path / "teacher.csv", csv_rows(some(700))))
+    rows = own(tmp_path, csv_rows(some(600)), teacher=teacher)
+    held = set(texts(rows.splits["dev"])) | set(texts(rows.splits["calibration"]))
+    assert len(held) == 60 + 54 and not held & set(texts(rows.splits["teacher"]))
+    assert len(rows.splits["teacher"]) == 700 - len(held)
+    assert "114 rows of teacher are left out, because their text is held out of train" in rows.notes
+
+
+def test_reported_text_that_the_teacher_learns_from_is_counted(tmp_path):
+    teacher = str(write(tmp_path / "teacher.csv", csv_rows(some(8, 96))))
+    rows = own(tmp_path, csv_rows(some(4)), csv_rows(some(4, 100)), teacher=teacher)
+    assert "the text of 4 of 4 rows of dev also stands in teacher" in rows.notes
+
+
+def test_the_digest_is_of_the_rows_and_not_of_their_files(tmp_path):
+    train, dev = csv_rows(some(12)), csv_rows(some(4, 50))
+    digests = [own(tmp_path / "a", train, dev).digest()]
+    digests += [own(tmp_path / "b", "\n".join(train.splitlines()), dev).digest()]
+    assert digests[0] == digests[1]
+    other_label, other_dev = train.replace("text 3,yes", "text 3,no"), csv_rows(some(4, 51))
+    digests += [own(tmp_path / "c", other_label, dev).digest(), own(tmp_path / "d", train, other_dev).digest()]
+    assert len(set(digests)) == 3

@@ -232,3 +232,17 @@ def test_labelling_that_is_killed_resumes_to_the_same_bytes(tmp_path):
     report = label_rows(teacher, [rows], killed, **SMALL)
     assert contents(killed) == contents(whole)
     assert report.labelled + report.already == 90 and report.already >= 6 * 8
+
+
+def test_impossible_classes_of_a_teacher_without_version_are_the_same_when_it_is_asked_again(tmp_path):
+    class Certain(CountingTeacher):
+        kind = "logprobs"
+
+        def logits(self, examples):
+            return np.array([[0.0, -np.inf]] * len(examples), np.float32)
+
+    rows = rows_of(tmp_path, words(9))
+    for _ in range(2):
+        teacher = Certain(version=False)
+        report = label_rows(teacher, [rows], LabelStore.of(teacher, tmp_path))
+    assert (report.already, report.labelled) == (9, 0)

@@ -14,12 +14,27 @@ import pytest
 from tiny_data import TEACHER, WORDS, rows
 
 import kdtoolkit
-from kdtoolkit import InputError
+from kdtoolkit import InputError, Task
 from kdtoolkit.example import example_id
+from kdtoolkit.pipeline.measure import combined
+from kdtoolkit.pipeline.student import _scaling
 from kdtoolkit.recipe.load import load_recipe, recipe_from_dict
 
 LEARN = {"train": {"epochs": 6}, "evaluate": {"baseline": False}}
 QUICK = {"evaluate": {"baseline": False}}
+BAG = """
+from torch import nn
+from kdtoolkit import Student
+
+
+class Bag(Student):
+    def __init__(self, vocab_size):
+        super().__init__(width=6)
+        self.embed = nn.Embedding(vocab_size, 6, padding_idx=0)
+
+    def encode(self, batch):
+        return self.embed(batch.ids).sum(1) * {scale}
+"""
 TOPICS = {"art": {"film", "book", "song"}, "food": {"meal"}, "place": {"view", "road"}}
 
 LABELLER = """
@@ -375,3 +390,49 @@ def test_a_task_of_weight_0_learns_nothing_and_its_own_options_count(recipe, run
 def test_a_recipe_of_the_command_line_says_the_same_as_a_file(tmp_path):
     made = load_recipe(None, shorthands={"train": "a/train.csv", "dev": "a/dev.csv", "teacher": ["labels.jsonl"]})
     assert [t.name for t in made.teachers] == ["labels.jsonl"] and made.data.task("a").dev == "a/dev.csv"
+
+
+def test_where_all_gold_values_are_equal_the_teacher_says_the_scale():
+    taught = np.array([[[1.0]], [[3.0]], [[np.nan]]])
+    assert _scaling(np.array([2.0, 2.0, np.nan], np.float32), taught) == (2.0, 1.0)
+    assert _scaling(np.array([2.0, 2.0], np.float32), None) == (2.0, 1.0)
+    assert _scaling(np.array([1.0, 5.0], np.float32), taught) == (3.0, 2.0)
+
+
+@pytest.mark.parametrize("how", ["probabilities", "logits"])
+def test_an_impossible_class_is_a_word_of_the_teacher_and_not_silence(how):
+    task = Task("topic", text=("text",), labels=("a", "b", "c"))
+    one = np.array([[[1.0, 0.0, -np.inf]], [[np.nan] * 3]], np.float32)
+    said = combined(task, one, [2.0], how=how)
+    assert np.isnan(said[1]).all() and not np.isnan(said[0]).any()
+    assert said[0, 2] < -20 and said[0, 0] - said[0, 1] == pytest.approx(1.0)
+    two = np.array([[[1.0, 0.0, -np.inf], [0.0, 0.0, 0.0]]], np.float32)
+    shares = np.exp(combined(task, two, [1.0, 1.0], how="probabilities").astype(np.float64))[0]
+    e = np.e / (1 + np.e)
+    np.testing.assert_allclose(shares, [(e + 1 / 3) / 2, (1 - e + 1 / 3) / 2, 1 / 6], rtol=1e-5)
+
+
+def test_a_joint_teacher_whose_students_code_has_changed_is_trained_anew(tiny, kdtool):
+    recipe = (tiny / "tiny.yaml").read_text()
+    start, end = recipe.index("teachers:"), recipe.index("student:")
+    teachers = 'teachers: [{name: joint, student: "mine.py:Bag", epochs: 1}]\n'
+    (tiny / "tiny.yaml").write_text(recipe[:start] + teachers + recipe[end:])
+    weights = []
+    for run, scale in (("one", 1.0), ("same", 1.0), ("other", 3.0)):
+        (tiny / "mine.py").write_text(BAG.format(scale=scale))
+        kdtool("teach", "--recipe", "tiny.yaml", "--out", run, cwd=tiny)
+        weights.append((tiny / run / "teacher/joint-0/model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_the_examples_on_the_board_are_silent_where_the_teacher_is(mood, tiny, run_of, events):
+    module = tiny / "at_times.py"
+    module.write_text(
+        "import numpy as np\nversion = 1\n"
+        "def say(texts):\n    return np.array([[np.nan] * 2 if 'film' in text else [0.0, 1.0] for text in texts])\n"
+    )
+    _, run = run_of(mood(teachers=[{"name": f"python:{module}:say", "partial": True}], **QUICK))
+    table = events(run / "tensorboard/student")[1]["predictions/mood/text_summary"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert [row[2] for row in rows] == ["" if "film" in row[0] else "high" for row in rows]
+    assert len({row[2] for row in rows}) == 2

@@ -55,6 +55,8 @@ def test_what_cannot_be_predicted_says_what_is_expected(finished):
         ([{"one": "good"}], "likeness", "has no 'two'"),
         ([("a", "b", "c")], "likeness", "expects \\(first, second\\)"),
         ([5], "mood", "received int"),
+        ([{"text": None}], "mood", "is None where a text belongs"),
+        ([("a", None)], "likeness", "is None where a text belongs"),
     ]:
         with pytest.raises(InputError, match=cause):
             predictor.predict(texts, task=task)

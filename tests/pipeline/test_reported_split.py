@@ -149,3 +149,34 @@ def _rows(run, split):
 
     rows = Rows.open(run / f"data/mood/{split}.arrow", Task("mood", text=("text",), labels=("low", "high")))
     return zip(rows.texts(0, len(rows))[0], rows.labels())
+
+
+def test_dev_is_named_where_weights_are_selected_on_it(mood, tiny, run_of):
+    grow(tiny, test=80)
+    results, _ = run_of(mood(evaluate={"split": "test"}, train={"select": {"every_steps": 8}}))
+    assert results["tasks"]["mood"]["selected_on"] == "dev"
+
+
+def test_of_an_error_the_smallest_is_selected(recipe, tiny, run_of, events):
+    lines = "".join(json.dumps(row) + "\n" for row in rows(700, 5, pair=True))
+    (tiny / "data/likeness/train.jsonl").write_text(lines)
+    task = {"name": "likeness", "kind": "regression", "text": ["one", "two"], "metric": "mse"}
+    changes = {
+        "train": {"select": {"every_steps": 5}, "epochs": 2},
+        "evaluate": SLICE,
+        "teachers": [],
+        "objective": {"alpha": 1.0},
+    }
+    _, run = run_of(recipe(tasks=[task], **changes))
+    errors = events(run / "tensorboard/student")[0]["held_out_mse/likeness"]
+    assert len(set(errors.values())) > 2
+    best = json.loads((run / "run.json").read_text())["stages"]["distill"]["best_step"]
+    assert errors[best] == min(errors.values())
+
+
+def test_a_student_that_has_become_nan_is_no_figure_but_an_error_with_a_way_out(mood, tiny, run_of):
+    grow(tiny)
+    student = {"name": "transformer", "width": 8, "layers": 1}
+    wild = {"optimizer": {"learning_rate": 1e25, "max_norm": None}, "train": {"log_every_steps": 1000}}
+    with pytest.raises(kdtoolkit.WorkError, match=r"mood: the student gives NaN; lower optimizer.learning_rate"):
+        run_of(mood(student=student, **wild))

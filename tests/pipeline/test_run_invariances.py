@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import kdtoolkit
+from kdtoolkit.errors import InputError
 from kdtoolkit.example import example_id
+from kdtoolkit.pipeline import resume_run, run_stages, start_run
+from kdtoolkit.pipeline.stages import prepare
+from kdtoolkit.recipe.load import load_recipe, recipe_from_dict
 
 QUICK = {"evaluate": {"baseline": False}}
 
@@ -79,3 +84,25 @@ def test_accumulated_batches_are_one_batch(mood, run_of):
         _, run = run_of(mood(student=student, train=train, sampler={"batch": "mixed"}, **QUICK), name)
         logits.append(kdtoolkit.load(run).predict_logits(texts))
     np.testing.assert_allclose(*logits, atol=1e-4)
+
+
+def test_a_run_does_not_go_on_with_other_data(mood, tiny, tmp_path):
+    recipe = recipe_from_dict(mood())
+    run_stages(start_run(recipe, tmp_path / "run"), "label")
+    train = tiny / "data/mood/train.jsonl"
+    before = train.read_text()
+    train.write_text(before + before.splitlines()[0] + "\n")
+    with pytest.raises(InputError, match="its data are not those that it began with"):
+        run_stages(resume_run(tmp_path / "run"))
+    train.write_text(before)
+    assert run_stages(resume_run(tmp_path / "run"))["tasks"]["mood"]["rows"] == 60
+
+
+def test_the_bundled_data_are_prepared_once_wherever_the_run_is_opened_from(tmp_path, monkeypatch):
+    recipe = load_recipe("demo")
+    monkeypatch.chdir(tmp_path)
+    prepare(recipe, Path("run/data"))
+    kept = tmp_path / "run/data" / recipe.task_list()[0].name / "train-teacher.npy"
+    kept.write_bytes(b"")
+    prepare(recipe, tmp_path / "run/data")
+    assert kept.is_file()

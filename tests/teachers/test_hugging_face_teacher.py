@@ -366,6 +366,18 @@ def test_fine_tuning_learns_the_task_and_its_unit(checkpoint, tmp_path, task, fa
     np.testing.assert_array_equal(again.logits(asked), values)
 
 
+def test_a_multilabel_task_of_one_label_is_learned_too(checkpoint, tmp_path):
+    task = Task("tags", kind="multilabel", labels=("nice",), text=("text",))
+    examples = [Example("tags", opinion(n)[0], None, (int(opinion(n)[1]),)) for n in range(32)]
+    from kdtoolkit.data.rows import write_rows
+
+    rows = write_rows(tmp_path / "tags.arrow", task, [examples])
+    teacher = HuggingFaceTeacher(str(checkpoint("bert", head=False)), task, **{**LEARN, "epochs": 1})
+    teacher.fine_tune(rows, tmp_path / "tuned", seed=0)
+    assert teacher.ready and HuggingFaceTeacher(str(tmp_path / "tuned"), task, **LEARN).ready
+    assert teacher.logits([Example("tags", "the film is good")]).shape == (1, 1)
+
+
 def test_the_tuned_folder_is_plain_hugging_face(checkpoint, tmp_path):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

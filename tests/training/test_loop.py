@@ -199,3 +199,13 @@ def test_a_parameter_without_gradient_does_not_move():
         optimizer=Optimizer(weight_decay=0.1), train=Train(), seed=5, checkpoints=None,
     )  # fmt: skip
     assert torch.equal(model.idle.weight, before)
+
+
+def test_the_number_of_threads_is_put_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(epochs=0.2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
