@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import InputError, WorkError
-from ..files import atomic_file
+from ..files import atomic_file, read_json
 from ..progress import track
 from ..recipe.schema import Optimizer as OptimizerSection
 from ..recipe.schema import Train
@@ -127,6 +127,7 @@ def fit(
             if checkpoint_due and checkpoints is not None:
                 if accelerator.is_main_process:
                     checkpoint.save(checkpoints, step + 1, model, tuned, best.state())
+                    best.prune()
                 board.flush()
     wrapped.eval()
     best.restore(model)
@@ -168,6 +169,15 @@ class _Best:
 
     def state(self) -> dict[str, Any]:
         return {"best_figure": self.figure, "best_step": self.step}
+
+    def prune(self) -> None:
+        """Removes weights that no kept checkpoint speaks of."""
+        if self.folder is not None and self.step is not None:
+            saved = [self.folder / f"step-{step}" / "state.json" for step in checkpoint.steps_saved(self.folder)]
+            kept = {f"best-{read_json(path).get('best_step')}.safetensors" for path in saved}
+            for path in self.folder.glob("best-*.safetensors"):
+                if path.name not in kept:
+                    path.unlink()
 
     def restore(self, model: nn.Module) -> None:
         if self.folder is not None and self.step is not None:

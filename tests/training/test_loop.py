@@ -162,6 +162,7 @@ def test_selection_keeps_the_best_weights(tmp_path):
         optimizer=Optimizer(), train=Train(select=Select(every_steps=1)), seed=5, checkpoints=tmp_path, measure=measure,
     )  # fmt: skip
     assert report.best_step == 2
+    assert [path.name for path in tmp_path.glob("best-*")] == ["best-2.safetensors"]
     assert all(torch.equal(tensor, seen[1][name]) for name, tensor in model.state_dict().items())
 
 
