@@ -34,7 +34,7 @@ def write_rows(path: Path, rows: int, seed: int) -> None:
     generator = random.Random(seed)
     with path.open("w", encoding="utf-8") as file:
         for number in range(rows):
-            text = " ".join(generator.choices(WORDS, k=generator.randint(8, 24))) + f" {number}"
+            text = " ".join(generator.choices(WORDS, k=generator.randint(8, 24)))
             file.write(json.dumps({"text": text, "label": "odd" if number % 2 else "even"}) + "\n")
 
 
