@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..data.prepare import TaskRows
 from ..errors import WorkError
@@ -100,6 +101,9 @@ def teacher_model(
     name = next(n for n, some in teachers.items() if some)
     if facts["parameters"] is None or not run.recipe.evaluate.latency:
         return facts  # stored values and callables have no speed of their own
+    if torch.cuda.is_available():
+        log.info("the teacher answers on the GPU, so its speed on a CPU is not measured")
+        return facts
     rows = data[name].splits.get(run.recipe.evaluate.split, data[name].splits["train"])
     examples = rows.examples(slice(0, min(len(rows), 200)))
     facts.update(measure(lambda some: [t.logits(some) for t in teachers[name]], examples, seconds=TEACHER_SECONDS))
