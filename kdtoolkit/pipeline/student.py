@@ -48,6 +48,17 @@ class StudentData:
         """Rows of all tasks."""
         return sum(len(array.labels) for array in self.arrays)
 
+    @property
+    def scales(self) -> list[tuple[float, float]]:
+        """(mean, standard deviation) of each task in order; (0, 1) where there is nothing to scale."""
+        return [self.scaling.get(task.name, (0.0, 1.0)) for task in self.tasks]
+
+    def collator(self, model: StudentModel, config: StudentConfig) -> Collator:
+        """Batches of these rows as the model reads them."""
+        return Collator(
+            self.tasks, self.arrays, self.tokenizer.joint, pairs=model.student.pairs, max_tokens=config.max_tokens
+        )
+
     def labelled(self, task: int | None = None) -> np.ndarray:
         """Global numbers of the rows that have a gold label, int64; of one task only, if asked."""
         found, offset = [], 0
@@ -115,9 +126,7 @@ def train_student(
     gold_only: the baseline: the same student and as many updates, on the rows that have gold labels, without teachers.
     """
     model, config = new_student(recipe, data)
-    collator = Collator(
-        data.tasks, data.arrays, data.tokenizer.joint, pairs=model.student.pairs, max_tokens=config.max_tokens
-    )
+    collator = data.collator(model, config)
     plan = _plan(recipe, data, None)
     if gold_only:
         gold = data.labelled()
@@ -132,7 +141,7 @@ def train_student(
         recipe.objective,
         steps=plan.steps,
         gold_only=gold_only,
-        scaling=[data.scaling.get(task.name, (0.0, 1.0)) for task in data.tasks],
+        scaling=data.scales,
         member_weights=data.member_weights,
     )
     report = fit(
@@ -166,9 +175,7 @@ def refine_student(
         target = out / f"refined-{task.name}.safetensors"
         model, config, _ = load_student(out)
         if not target.is_file():
-            collator = Collator(
-                data.tasks, data.arrays, data.tokenizer.joint, pairs=model.student.pairs, max_tokens=config.max_tokens
-            )
+            collator = data.collator(model, config)
             train = recipe.train.model_copy(update={"epochs": recipe.refine.epochs, "select": None})
             optimizer = recipe.optimizer.model_copy(update={"learning_rate": recipe.refine.learning_rate})
             plan = _plan(recipe, data, gold, train=train)
@@ -177,7 +184,7 @@ def refine_student(
                 recipe.objective,
                 steps=plan.steps,
                 gold_only=True,
-                scaling=[data.scaling.get(t.name, (0.0, 1.0)) for t in data.tasks],
+                scaling=data.scales,
             )
             report = fit(
                 model,
