@@ -22,6 +22,10 @@ namespace KD_NAMESPACE {
 
 enum { KD_SHORT = 32, KD_BLOCK = 512 };  // columns: of a row that fits in a lane; of one partial sum
 
+KD_FN int kd_hard_at(double temperature) {
+    return temperature == 1 ? KD_HARD_AT_1 : temperature == 2 ? KD_HARD_AT_2 : KD_HARD;
+}
+
 // One row, a vector over its columns. S and T: types of student and teacher in memory.
 template <class V, class S, class T> struct kd_columns {
     typedef V X;
@@ -41,6 +45,7 @@ template <class V, class S, class T> struct kd_columns {
     const void* teacher;
     kd_int student_at, gradient_at, teacher_at;
     bool wants_gradient;
+    int hard;  // how the hard part's exponentials are had, for the temperature is the same in the whole row
     V share_of[KD_MOST_MEMBERS];
 
     KD_FN kd_columns(const kd_call& call_, kd_int row_, const kd_asked<A>& asked) : call(call_), row(row_) {
@@ -53,6 +58,7 @@ template <class V, class S, class T> struct kd_columns {
         gradient_at = kd_place(row, call.inner, call.gradient_outer, call.gradient_inner) + asked.start;
         teacher_at = kd_place(row, call.inner, call.teacher_outer, call.teacher_inner);
         wants_gradient = gradient != 0;
+        hard = kd_hard_at((double)asked.temperature);
         A total = A(0);
         for (int k = 0; call.shares && k < call.members; ++k) total += share_given(k);
         for (int k = 0; k < call.members; ++k) {
@@ -108,35 +114,46 @@ template <class V, class S, class T> struct kd_columns {
     }
 
     // Lane by lane with a running maximum, a block at a time: a block is read twice, the second time from the cache.
-    template <int SCALES, class F> KD_FN void running(F f, const V (&scale)[2], kd_norm<V>* (&out)[2], kd_int n) const {
-        const V none = -kd_constant<V>::infinity();
-        V top = none, sums[2] = {V(0), V(0)};
+    // HARD says which sums are wanted: of 2^(x scale[0]), and of the hard part's exponentials.
+    template <int HARD, class F> KD_FN void running(F f, V scale, kd_norm<V>& out, kd_norm<V>& plain, kd_int n) const {
+        const V none = -kd_constant<V>::infinity(), binary = scale * V(KD_LOG2E), one = V(KD_LOG2E);
+        V top = none, sum = V(0), plain_sum = V(0);
         for (kd_int from = 0; from < n; from += KD_BLOCK) {
-            kd_int to = n - from > KD_BLOCK ? from + KD_BLOCK : n;
-            V high = top;
-            each(from, to, [&](auto at) { high = larger(f(at), high); }, [] {});
-            V shift = select(high == none, V(0), high), block[2] = {V(0), V(0)};
+            kd_int to = n - from > KD_BLOCK ? from + KD_BLOCK : n, j = from;
+            V high[4] = {top, none, none, none};  // four, for each waits for the one before it
+            for (; j + 4 * width <= to; j += 4 * width)
+                for (int i = 0; i < 4; ++i) high[i] = larger(f(whole{j + i * width}), high[i]);
+            V most = larger(larger(high[0], high[1]), larger(high[2], high[3]));
+            each(j, to, [&](auto at) { most = larger(f(at), most); }, [] {});
+            V shift = select(most == none, V(0), most), block = V(0), plain_block = V(0);
             each(from, to, [&](auto at) {
-                V d = f(at) - shift;
-                for (int i = 0; i < SCALES; ++i) block[i] = block[i] + exponential(d * scale[i]);
+                V d = f(at) - shift, e = power_of_two(d * binary);
+                block = block + e;
+                if (HARD == KD_HARD || HARD == KD_HARD_AT_2)
+                    plain_block = plain_block + kd_plain_exponential<HARD>(e, d);
             }, [] {});
-            for (int i = 0; i < SCALES; ++i) sums[i] = sums[i] * exponential((top - shift) * scale[i]) + block[i];
-            top = high;
+            sum = sum * power_of_two((top - shift) * binary) + block;
+            if (HARD == KD_HARD || HARD == KD_HARD_AT_2)
+                plain_sum = plain_sum * power_of_two((top - shift) * one) + plain_block;
+            top = most;
         }
         V most = V(lanes::maximum(top)), shift = select(top == none, V(0), top);
-        for (int i = 0; i < SCALES; ++i) {
-            V sum = V(lanes::sum(sums[i] * select(top == none, V(0), exponential((shift - most) * scale[i]))));
-            // A row that is -inf throughout is not a number, like its maximum's difference from itself.
-            *out[i] = {most, V(1) / sum, logarithm(sum)};
-        }
+        // A row that is -inf throughout is not a number, like its maximum's difference from itself.
+        auto norm = [&](V lane_sums, V by) {
+            V all = V(lanes::sum(select(top == none, V(0), lane_sums * power_of_two((shift - most) * by))));
+            return kd_norm<V>{most, V(1) / all, logarithm(all)};
+        };
+        out = norm(sum, binary);
+        if (HARD == KD_HARD_AT_1) plain = out;
+        else if (HARD) plain = norm(plain_sum, one);
     }
     template <class F> KD_FN void normaliser(F f, V scale, kd_norm<V>& out) const {
-        kd_norm<V>* norms[2] = {&out, 0};
-        running<1>(f, {scale, scale}, norms, size);
+        running<KD_NO_HARD>(f, scale, out, out, size);
     }
     template <class F> KD_FN void normalisers(F f, V scale, kd_norm<V>& out, kd_norm<V>& plain) const {
-        kd_norm<V>* norms[2] = {&out, &plain};
-        running<2>(f, {scale, V(1)}, norms, size);
+        if (hard == KD_HARD_AT_1) running<KD_HARD_AT_1>(f, scale, out, plain, size);
+        else if (hard == KD_HARD_AT_2) running<KD_HARD_AT_2>(f, scale, out, plain, size);
+        else running<KD_HARD>(f, scale, out, plain, size);
     }
 
     template <int n, class F> KD_FN void summed(kd_int from, kd_int to, F f, V (&sums)[n]) const {
@@ -200,8 +217,7 @@ template <class V, class S, class T> struct kd_columns {
         return lanes::of_flags(flags);
     }
     template <class F> KD_FN void listed_normaliser(F f, V scale, kd_norm<V>& out) const {
-        kd_norm<V>* norms[2] = {&out, 0};
-        running<1>(f, {scale, scale}, norms, call.listed);
+        running<KD_NO_HARD>(f, scale, out, out, call.listed);
     }
     template <int n, class F> KD_FN void listed_sum(F f, V (&out)[n]) const {
         for (int i = 0; i < n; ++i) out[i] = V(0);
@@ -244,7 +260,7 @@ template <class V> struct kd_rows_in_lanes {
 
     V student[KD_SHORT], teacher[KD_MOST_MEMBERS][KD_SHORT], slopes[KD_SHORT], share_of[KD_MOST_MEMBERS];
     V sizes, labels;
-    int most, count;
+    int most, count, hard;  // hard: as in kd_columns
     bool wants_gradient;
 
     KD_FN V z(int j) const { return student[j]; }
@@ -259,15 +275,16 @@ template <class V> struct kd_rows_in_lanes {
     KD_FN int members() const { return count; }
     KD_FN V share(int k) const { return share_of[k]; }
     template <class F> KD_FN void normaliser(F f, V scale, kd_norm<V>& out) const {
-        V top = f(0), sum = V(0);
+        V top = f(0), sum = V(0), binary = scale * V(KD_LOG2E);
         for (int j = 1; j < most; ++j) top = larger(f(j), top);
         for (int j = 0; j < most; ++j)
-            sum = sum + select(V(j) < sizes, exponential((f(j) - top) * scale), V(0));
+            sum = sum + select(V(j) < sizes, power_of_two((f(j) - top) * binary), V(0));
         out = {top, V(1) / sum, logarithm(sum)};
     }
     template <class F> KD_FN void normalisers(F f, V scale, kd_norm<V>& out, kd_norm<V>& plain) const {
         normaliser(f, scale, out);
-        normaliser(f, V(1), plain);
+        if (hard == KD_HARD_AT_1) plain = out;
+        else normaliser(f, V(1), plain);
     }
     template <int n, class F> KD_FN void sum(F f, V (&out)[n]) const {
         for (int i = 0; i < n; ++i) out[i] = V(0);
@@ -285,6 +302,14 @@ template <class V> struct kd_rows_in_lanes {
         }, out);
     }
 };
+
+template <bool KL, class Team, class Row>
+static kd_parts<typename Team::X> kd_hot(Team& team, const Row& row, bool hard) {
+    if (!hard) return kd_hot_row<KL, KD_NO_HARD>(team, row);
+    if (team.hard == KD_HARD_AT_1) return kd_hot_row<KL, KD_HARD_AT_1>(team, row);
+    if (team.hard == KD_HARD_AT_2) return kd_hot_row<KL, KD_HARD_AT_2>(team, row);
+    return kd_hot_row<KL, KD_HARD>(team, row);
+}
 
 // What one row added to the results.
 struct kd_totals { double loss, soft, hard; };
@@ -324,10 +349,8 @@ static void kd_one_row(const kd_call& call, kd_int row, typename kd_lanes<V>::nu
         };
         kd_parts<V> parts;
         bool hot = asked.soft && call.tail == KD_DENSE && call.members == 1;
-        if (hot && asked.kind == KD_CE && !asked.hard) parts = kd_hot_row<false, false>(team, values);
-        else if (hot && asked.kind == KD_CE) parts = kd_hot_row<false, true>(team, values);
-        else if (hot && asked.kind == KD_KL && !asked.hard) parts = kd_hot_row<true, false>(team, values);
-        else if (hot && asked.kind == KD_KL) parts = kd_hot_row<true, true>(team, values);
+        if (hot && asked.kind == KD_CE) parts = kd_hot<false>(team, values, asked.hard);
+        else if (hot && asked.kind == KD_KL) parts = kd_hot<true>(team, values, asked.hard);
         else {
             kd_columns<V, kd_any, kd_any> plain(call, row, asked);
             parts = kd_any_row(plain, values, asked.kind, (int)call.tail);
@@ -340,115 +363,218 @@ static void kd_one_row(const kd_call& call, kd_int row, typename kd_lanes<V>::nu
     kd_deliver(call, row, out, totals);
 }
 
+// Rows that fit in lanes. What kd_ask and kd_answer say of one row is said here of a vector of rows.
+template <class V> struct kd_short {
+    typedef kd_lanes<V> lanes;
+    typedef typename lanes::number A;
+    typedef typename lanes::mask M;
+    enum { width = lanes::width };
+
+    const kd_call& call;
+    kd_int from;  // the first row
+    int here;     // how many rows there are
+    A numbers[KD_SHORT][width];
+
+    // A value of each row; those beyond the last row get `rest`.
+    KD_FN V given(const void* values, double value, A rest) const {
+        if (!values) return V((A)value);
+        if (here == width) return lanes::of((const A*)values + from);
+        return lanes::load(values, from, 0, here, V(rest), (A*)0);
+    }
+    KD_FN V whole(const kd_int* values, A value, A rest) const {
+        if (!values) return V(value);
+        A out[width];
+        for (int lane = 0; lane < width; ++lane) out[lane] = lane < here ? (A)values[from + lane] : rest;
+        return lanes::of(out);
+    }
+    KD_FN V label_of_rows() const {
+        A out[width];
+        for (int lane = 0; lane < width; ++lane) {
+            kd_int row = lane < here ? from + lane : from;
+            kd_int label = call.label_bytes == 8 ? ((const kd_int*)call.labels)[row] : (kd_int)((const int*)call.labels)[row];
+            out[lane] = label == call.ignore_index ? A(-2) : label < 0 || label > KD_SHORT ? A(KD_SHORT) : (A)label;
+        }
+        return lanes::of(out);
+    }
+
+    // numbers[j][lane] = element j of the lane's row.
+    template <class S> KD_FN void fetch(const void* data, kd_int type, kd_int outer, kd_int inner, kd_int member,
+                                        const A* starts, const A* sizes, S* tag) {
+        if (here == width && !call.count && call.inner >= call.rows) {  // evenly spaced rows of one length
+            const S* first_row = (const S*)data + from * inner + member;
+            for (int j = 0; j < (int)call.classes; ++j)
+                for (int lane = 0; lane < width; ++lane)
+                    kd_narrow(kd_widen(first_row[lane * inner + j]), numbers[j][lane]);
+            return;
+        }
+        for (int lane = 0; lane < here; ++lane) {
+            kd_int at = kd_place(from + lane, call.inner, outer, inner) + member + (kd_int)starts[lane];
+            int size = (int)sizes[lane];
+            for (int j = 0; j < size; ++j) numbers[j][lane] = kd_read<A>(data, at + j, type, tag);
+        }
+    }
+    KD_FN void fetched(const void* data, kd_int type, kd_int outer, kd_int inner, kd_int member, const A* starts,
+                       const A* sizes) {
+        if (type == KD_FLOAT32) fetch(data, type, outer, inner, member, starts, sizes, (float*)0);
+        else if (type == KD_BFLOAT16) fetch(data, type, outer, inner, member, starts, sizes, (kd_bfloat16*)0);
+        else if (type == KD_FLOAT16) fetch(data, type, outer, inner, member, starts, sizes, (kd_half*)0);
+        else fetch(data, type, outer, inner, member, starts, sizes, (double*)0);
+    }
+    template <class S> KD_FN void put(const bool* mine, bool all, const A* starts, const A* sizes, S* tag) const {
+        if (all && here == width && !call.count && call.inner >= call.rows) {
+            S* first_row = (S*)call.gradient + from * call.gradient_inner;
+            for (int j = 0; j < (int)call.classes; ++j)
+                for (int lane = 0; lane < width; ++lane)
+                    kd_narrow(numbers[j][lane], first_row[lane * call.gradient_inner + j]);
+            return;
+        }
+        for (int lane = 0; lane < here; ++lane) {
+            if (!mine[lane]) continue;
+            kd_int at = kd_place(from + lane, call.inner, call.gradient_outer, call.gradient_inner) + (kd_int)starts[lane];
+            int size = (int)sizes[lane];
+            for (int j = 0; j < size; ++j) kd_write<A>(call.gradient, at + j, numbers[j][lane], call.student_type, tag);
+        }
+    }
+};
+
 template <class V>
 static void kd_short_rows(const kd_call& call, kd_int first, kd_int last, typename kd_lanes<V>::number scale,
                           kd_totals& totals) {
     typedef kd_lanes<V> lanes;
     typedef typename lanes::number A;
+    typedef typename lanes::mask M;
     enum { width = lanes::width };
-    const A masked = -kd_constant<A>::infinity();
+    const V zero = V(0), one = V(1), masked = -kd_constant<V>::infinity();
+    const bool teacher = call.members > 0;
+    kd_short<V> rows = {call, 0, 0, {}};
     kd_rows_in_lanes<V> team;
     team.wants_gradient = call.gradient != 0;
     team.count = (int)call.members;
+    team.hard = call.temperatures ? KD_HARD : kd_hard_at(call.temperature);
+    const A none[width] = {};
+    A starts[width] = {}, sizes[width];
     for (kd_int from = first; from < last; from += width) {
-        int here = last - from < width ? (int)(last - from) : width, most = 1;
-        kd_asked<A> asked[width];
-        A z[KD_SHORT][width], v[KD_SHORT][width], numbers[8][width] = {}, parts[2][width] = {};
-        bool flags[2][width] = {};
-        bool kinds[KD_KINDS] = {}, taught = false;
-        for (int lane = 0; lane < width; ++lane) {
-            kd_asked<A>& row = asked[lane];
-            if (lane < here) row = kd_ask<A>(call, from + lane, scale);
-            else row.counts = row.soft = row.hard = false;
-            if (!row.counts) {
-                row.count = 1;
-                row.temperature = A(1);
-                row.label = -1;
-                row.soft_gradient = row.hard_gradient = row.beta = A(0);
-            } else {
-                kinds[row.kind < 0 || row.kind >= KD_KINDS ? 0 : row.kind] = true;
-            }
-            taught |= row.soft;
-            if (row.count > most) most = (int)row.count;
-            numbers[0][lane] = A(1) / row.temperature;
-            numbers[1][lane] = row.beta;
-            numbers[2][lane] = row.soft_gradient;
-            numbers[3][lane] = row.hard_gradient;
-            numbers[4][lane] = (A)row.count;
-            numbers[5][lane] = (A)row.label;
-            flags[0][lane] = row.soft;
-            flags[1][lane] = row.hard;
+        int here = last - from < width ? (int)(last - from) : width, most = (int)call.classes;
+        rows.from = from;
+        rows.here = here;
+        // Which rows count, and which have which part.
+        V weight = rows.given(call.weights, call.weight, A(0)), alpha = rows.given(call.alphas, call.alpha, A(0));
+        if (here < width) weight = select(lanes::first(here), weight, zero);
+        V size = rows.whole(call.count, (A)call.classes, A(1)), label = V(-2);
+        V kind = rows.whole(call.kinds, (A)call.kind, (A)KD_MSE);
+        if (call.labels) {
+            label = rows.label_of_rows();
+            label = select(zero < alpha, label, V(-2));
+            if (call.ignore_row) weight = select((label == V(-2)) & (zero < alpha), zero, weight);
         }
-        for (int lane = 0; lane < width; ++lane) {
-            int size = (int)asked[lane].count;
-            kd_int at = 0;
-            if (asked[lane].counts)
-                at = kd_place(from + lane, call.inner, call.student_outer, call.student_inner) + asked[lane].start;
-            for (int j = 0; j < most; ++j)
-                z[j][lane] = j >= size ? masked
-                             : asked[lane].counts ? kd_read<A>(call.student, at + j, call.student_type, (kd_any*)0) : A(0);
+        M idle = weight == zero;
+        label = select(idle, V(-2), label);
+        V has_hard = select(V(-1.5) < label, one, zero);
+        V has_soft = teacher ? select(idle, zero, select(alpha < one, one, zero)) : zero;
+        // A label that is no class of its row, and a hard part of bce, are not a number.
+        V unknown = select(size < label + one, one, zero) * has_hard;
+        V temperature = select(idle, one, rows.given(call.temperatures, call.temperature, A(1)));
+        V soft_scale = call.scale_T2 ? temperature * temperature : one, unit = soft_scale / temperature;
+        V plain = select(kind == V(KD_MSE), one, select(kind == V(KD_MSE_CENTERED), one, zero));
+        soft_scale = select(plain == one, one, soft_scale);
+        unit = select(plain == one, one, unit);
+        if (call.members == 1 && call.shares) {  // one, or not a number: a mean of nothing
+            V share = call.share_row ? rows.given(call.shares, 0, A(1)) : V(*(const A*)call.shares);
+            soft_scale = soft_scale * select(has_soft == one, share / share, one);
+            unit = unit * select(has_soft == one, share / share, one);
         }
-        for (int j = 0; j < most; ++j) team.student[j] = lanes::of(z[j]);
-        for (int k = 0; taught && k < call.members; ++k) {
-            A shares[width];
-            for (int lane = 0; lane < width; ++lane) {
-                bool read = asked[lane].soft;
-                kd_int row = from + lane, at = 0;
-                if (read) at = kd_place(row, call.inner, call.teacher_outer, call.teacher_inner) + k * call.teacher_member;
-                for (int j = 0; j < most; ++j)
-                    v[j][lane] = j >= (int)asked[lane].count ? masked
-                                 : read ? kd_read<A>(call.teacher, at + j, call.teacher_type, (kd_any*)0) : A(0);
-                shares[lane] = A(1) / A(call.members);
-                if (read && call.shares && call.members > 1) {
-                    const A* given = (const A*)call.shares + row * call.share_row;
-                    A total = A(0);
-                    for (int i = 0; i < call.members; ++i) total += given[i * call.share_member];
-                    shares[lane] = given[k * call.share_member] / total;
-                }
+        V incoming = V(scale);
+        if (call.grad_output)
+            incoming = incoming * (call.grad_output_stride ? rows.given(call.grad_output, 0, A(0)) : V(*(const A*)call.grad_output));
+        kd_row_values<V, M> values;
+        values.scale = one / temperature;
+        values.beta = rows.given(call.betas, call.beta, A(0.5));
+        values.soft_gradient = select(has_soft == one, weight * incoming * (one - alpha) * unit, zero);
+        values.hard_gradient = select(has_hard == one, weight * incoming * alpha, zero);
+        values.hard_gradient = select(unknown == one, kd_constant<V>::nan(), values.hard_gradient);
+        values.soft = has_soft == one;
+        values.hard = has_hard == one;
+        team.sizes = select(idle, one, size);
+        team.labels = label;
+
+        // The logits, a column of all rows in one vector; rows that are not to be read are 0.
+        lanes::to(sizes, team.sizes);
+        if (call.count) {
+            most = 1;
+            for (int lane = 0; lane < here; ++lane) {
+                starts[lane] = (A)call.start[from + lane];
+                if (sizes[lane] > (A)most) most = (int)sizes[lane];
             }
-            for (int j = 0; j < most; ++j) team.teacher[k][j] = lanes::of(v[j]);
-            team.share_of[k] = lanes::of(shares);
         }
         team.most = most;
-        team.sizes = lanes::of(numbers[4]);
-        team.labels = lanes::of(numbers[5]);
-        kd_row_values<V, typename lanes::mask> values = {
-            lanes::of(numbers[0]), lanes::of(numbers[1]), lanes::of(numbers[2]), lanes::of(numbers[3]),
-            lanes::of_flags(flags[0]), lanes::of_flags(flags[1]),
-        };
-        if (call.gradient)
-            for (int lane = 0; lane < here; ++lane)
-                if (call.count || !asked[lane].counts) kd_zeros(call, from + lane, 0, call.classes);
-
-        for (int kind = 0; kind < KD_KINDS; ++kind) {
-            if (!kinds[kind]) continue;
-            kd_parts<V> both;
-            bool hot = team.count == 1 && taught, hard = any(values.hard);
-            if (hot && kind == KD_CE && !hard) both = kd_hot_row<false, false>(team, values);
-            else if (hot && kind == KD_CE) both = kd_hot_row<false, true>(team, values);
-            else both = kd_any_row(team, values, kind, KD_DENSE);
-            A soft[width], hard_part[width];
-            lanes::to(soft, both.soft);
-            lanes::to(hard_part, both.hard);
-            if (call.gradient)
-                for (int j = 0; j < most; ++j) lanes::to(z[j], team.slopes[j]);
-            for (int lane = 0; lane < here; ++lane) {
-                kd_int row = from + lane;
-                int own = asked[lane].kind < 0 || asked[lane].kind >= KD_KINDS ? 0 : asked[lane].kind;
-                if (!asked[lane].counts || own != kind) continue;
-                parts[0][lane] = soft[lane];
-                parts[1][lane] = hard_part[lane];
-                if (!call.gradient) continue;
-                kd_int at = kd_place(row, call.inner, call.gradient_outer, call.gradient_inner) + asked[lane].start;
-                for (int j = 0; j < (int)asked[lane].count; ++j)
-                    kd_write<A>(call.gradient, at + j, z[j][lane], call.student_type, (kd_any*)0);
+        rows.fetched(call.student, call.student_type, call.student_outer, call.student_inner, 0, starts, sizes);
+        for (int j = 0; j < most; ++j)
+            team.student[j] = select(V(j) < team.sizes, select(idle, zero, lanes::of(rows.numbers[j])), masked);
+        bool taught = any(values.soft), has_labels = any(values.hard);
+        for (int k = 0; taught && k < call.members; ++k) {
+            rows.fetched(call.teacher, call.teacher_type, call.teacher_outer, call.teacher_inner,
+                         k * call.teacher_member, none, sizes);
+            for (int j = 0; j < most; ++j)
+                team.teacher[k][j] =
+                    select(V(j) < team.sizes, select(values.soft, lanes::of(rows.numbers[j]), zero), masked);
+            team.share_of[k] = one;
+        }
+        if (taught && call.members > 1) {
+            V total = zero;
+            for (int k = 0; k < call.members; ++k) {
+                const A* share = (const A*)call.shares + k * call.share_member;
+                V given = !call.shares ? one : call.share_row ? rows.given(share, 0, A(1)) : V(*share);
+                team.share_of[k] = select(values.soft, given, one);
+                total = total + team.share_of[k];
             }
+            for (int k = 0; k < call.members; ++k) team.share_of[k] = team.share_of[k] / total;
         }
+
+        bool written[width], kinds[KD_KINDS] = {};
+        A kind_of[width], counts[width];
+        lanes::to(counts, select(idle, zero, one));
+        lanes::to(kind_of, kind);
         for (int lane = 0; lane < here; ++lane) {
-            A out[3];
-            kd_answer<A>(asked[lane], parts[0][lane], parts[1][lane], out);
-            kd_deliver(call, from + lane, out, totals);
+            bool known = kind_of[lane] >= A(0) && kind_of[lane] < A(KD_KINDS);
+            if (!known) kind_of[lane] = A(0);
+            if (counts[lane] != A(0)) kinds[(int)kind_of[lane]] = true;
+            if (call.gradient && (call.count || counts[lane] == A(0))) kd_zeros(call, from + lane, 0, call.classes);
         }
+        V soft = zero, hard = zero;
+        for (int one_kind = 0; one_kind < KD_KINDS; ++one_kind) {
+            if (!kinds[one_kind]) continue;
+            kd_parts<V> parts;
+            bool hot = team.count == 1 && taught;
+            if (hot && one_kind == KD_CE) parts = kd_hot<false>(team, values, has_labels);
+            else if (hot && one_kind == KD_KL) parts = kd_hot<true>(team, values, has_labels);
+            else parts = kd_any_row(team, values, one_kind, KD_DENSE);
+            M mine = lanes::of(kind_of) == V(one_kind);
+            soft = select(mine, parts.soft, soft);
+            hard = select(mine, parts.hard, hard);
+            if (!call.gradient) continue;
+            for (int j = 0; j < most; ++j) lanes::to(rows.numbers[j], team.slopes[j]);
+            bool all = true;
+            for (int lane = 0; lane < width; ++lane) {
+                written[lane] = counts[lane] != A(0) && kind_of[lane] == (A)one_kind;
+                all = all && written[lane];
+            }
+            if (call.student_type == KD_FLOAT32) rows.put(written, all, starts, sizes, (float*)0);
+            else if (call.student_type == KD_BFLOAT16) rows.put(written, all, starts, sizes, (kd_bfloat16*)0);
+            else if (call.student_type == KD_FLOAT16) rows.put(written, all, starts, sizes, (kd_half*)0);
+            else rows.put(written, all, starts, sizes, (double*)0);
+        }
+        // As kd_answer.
+        soft = select(values.soft, soft * soft_scale, zero);
+        hard = select(unknown == one, kd_constant<V>::nan(), select(values.hard, hard, zero));
+        V mixed = select(values.hard, alpha * hard, zero) + select(values.soft, (one - alpha) * soft, zero);
+        V out[3] = {select(idle, zero, weight * mixed), select(idle, zero, weight * soft), select(idle, zero, weight * hard)};
+        totals.loss += (double)lanes::sum(out[0]);
+        totals.soft += (double)lanes::sum(out[1]);
+        totals.hard += (double)lanes::sum(out[2]);
+        if (call.reduction != KD_EACH || !call.loss) continue;
+        void* const results[3] = {call.loss, call.soft, call.hard};
+        for (int i = 0; i < 3; ++i)
+            if (results[i]) lanes::store(results[i], from, 0, here, out[i], (A*)0);
     }
 }
 

@@ -126,6 +126,30 @@ KD_FN kd_vector exponential(kd_vector x) {
 #endif
 }
 
+// 2^x = 2^n 2^f with f from 0 to 1, by the polynomial of degree 5 that is 1 at 0 and whose largest relative error is
+// least (9e-8). Sums of such powers have the same error, so that probabilities keep less of it.
+KD_FN kd_vector power_of_two(kd_vector x) {
+#ifdef KD_AVX512
+    kd_register f = _mm512_reduce_ps(x.v, 1);  // x - floor(x), and 0 for -inf
+#else
+    kd_register n = _mm256_floor_ps(x.v), f = _mm256_sub_ps(x.v, n);
+#endif
+    kd_register sum = KD_OP(set1_ps)(0.00186713005f);
+    sum = KD_OP(fmadd_ps)(sum, f, KD_OP(set1_ps)(0.00901703071f));
+    sum = KD_OP(fmadd_ps)(sum, f, KD_OP(set1_ps)(0.0557999127f));
+    sum = KD_OP(fmadd_ps)(sum, f, KD_OP(set1_ps)(0.240164444f));
+    sum = KD_OP(fmadd_ps)(sum, f, KD_OP(set1_ps)(0.693151295f));
+    sum = KD_OP(fmadd_ps)(sum, f, KD_OP(set1_ps)(1.0f));
+#ifdef KD_AVX512
+    return _mm512_scalef_ps(sum, x.v);  // times 2^floor(x); 0 for -inf
+#else
+    // The exponent is added to that of the sum; where the result would be no normal number it is 0.
+    __m256i shifted = _mm256_add_epi32(_mm256_castps_si256(sum), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23));
+    __m256 gone = _mm256_cmp_ps(x.v, _mm256_set1_ps(-126.0f), _CMP_LT_OQ);
+    return _mm256_andnot_ps(gone, _mm256_castsi256_ps(shifted));
+#endif
+}
+
 // log(x) = e log 2 + log m, m from 0.75 to 1.5; log m = 2 artanh((m - 1) / (m + 1)) by its series.
 KD_FN kd_vector logarithm(kd_vector x) {
 #ifdef KD_AVX512

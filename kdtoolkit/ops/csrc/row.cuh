@@ -105,25 +105,43 @@ template <class Team, class Row> KD_FN kd_parts<typename Team::X> kd_hard_row(Te
     return {X(0), plain.log - (label - plain.maximum)};
 }
 
+// The hard part's exponential in the hot path, from exp(shifted / T): at some temperatures it is there already.
+enum { KD_NO_HARD, KD_HARD, KD_HARD_AT_1, KD_HARD_AT_2 };
+template <int HARD, class X> KD_FN X kd_plain_exponential(X softened, X shifted) {
+    if (HARD == KD_HARD_AT_1) return softened;
+    if (HARD == KD_HARD_AT_2) return softened * softened;
+    return power_of_two(shifted * X(KD_LOG2E));
+}
+
+// The normalisers of the hot path. A team that reads both matrices at once has one of its own.
+template <int HARD, class Team, class X>
+KD_FN void kd_hot_norms(Team& team, X scale, kd_norm<X>& student, kd_norm<X>& plain, kd_norm<X>& teacher) {
+    auto z = [&](auto at) { return team.z(at); };
+    if (HARD) team.normalisers(z, scale, student, plain);
+    else team.normaliser(z, scale, student);
+    team.normaliser([&](auto at) { return team.v(at, 0); }, scale, teacher);
+}
+
 // Cross-entropy and KL of one dense teacher, the hot path: one reading for the normalisers, one for loss and gradient.
-template <bool KL, bool HARD, class Team, class Row>
+template <bool KL, int HARD, class Team, class Row>
 KD_FN kd_parts<typename Team::X> kd_hot_row(Team& team, const Row& row) {
     typedef typename Team::X X;
     kd_norm<X> student, plain = {X(0), X(0), X(0)}, teacher;
-    auto z = [&](auto at) { return team.z(at); };
-    if (HARD) team.normalisers(z, row.scale, student, plain);
-    else team.normaliser(z, row.scale, student);
-    team.normaliser([&](auto at) { return team.v(at, 0); }, row.scale, teacher);
+    kd_hot_norms<HARD>(team, row.scale, student, plain, teacher);
+    // In powers of two: q = 2^t / sum, log q = t log 2 - log sum.
+    const X binary = row.scale * X(KD_LOG2E), natural = X(KD_LN2), gap = student.log - teacher.log;
     X loss[1], label = HARD ? team.z_label() : X(0);
     team.template map<1>([&](auto at, X (&terms)[1]) {
-        X shifted = team.z(at) - student.maximum, x = shifted * row.scale;
-        X y = (team.v(at, 0) - teacher.maximum) * row.scale;
-        X q = exponential(x) * student.inverse, p = exponential(y) * teacher.inverse;
-        X log_q = x - student.log;
-        if (KL) terms[0] = kd_product(p, y - teacher.log - log_q) - p + q;
-        else terms[0] = -kd_product(p, log_q);
+        X shifted = team.z(at) - student.maximum, t = shifted * binary;
+        X u = (team.v(at, 0) - teacher.maximum) * binary;
+        X e = power_of_two(t), q = e * student.inverse, p = power_of_two(u) * teacher.inverse;
+        if (KL) terms[0] = kd_product(p, (u - t) * natural + gap) - p + q;
+        else terms[0] = kd_product(p, student.log - t * natural);
         X slope = (q - p) * row.soft_gradient;
-        if (HARD) slope = slope + kd_hard_slope(team, at, shifted, plain) * row.hard_gradient;
+        if (HARD) {
+            X hard = kd_plain_exponential<HARD>(e, shifted) * plain.inverse;
+            slope = slope + select(team.is_label(at), hard - X(1), hard) * row.hard_gradient;
+        }
         return slope;
     }, loss);
     return {loss[0], HARD ? plain.log - (label - student.maximum) : X(0)};
