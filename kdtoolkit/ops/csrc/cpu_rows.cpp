@@ -311,6 +311,15 @@ static kd_parts<typename Team::X> kd_hot(Team& team, const Row& row, bool hard) 
     return kd_hot_row<KL, KD_HARD>(team, row);
 }
 
+// The rows that are not hot, of any types: one function, not a copy in each of its callers.
+template <class V>
+static __attribute__((noinline)) kd_parts<V> kd_seldom(
+    const kd_call& call, kd_int row, const kd_asked<typename kd_lanes<V>::number>& asked,
+    const kd_row_values<V, typename kd_lanes<V>::mask>& values) {
+    kd_columns<V, kd_any, kd_any> team(call, row, asked);
+    return kd_any_row(team, values, asked.kind, (int)call.tail);
+}
+
 // What one row added to the results.
 struct kd_totals { double loss, soft, hard; };
 
@@ -351,10 +360,7 @@ static void kd_one_row(const kd_call& call, kd_int row, typename kd_lanes<V>::nu
         bool hot = asked.soft && call.tail == KD_DENSE && call.members == 1;
         if (hot && asked.kind == KD_CE) parts = kd_hot<false>(team, values, asked.hard);
         else if (hot && asked.kind == KD_KL) parts = kd_hot<true>(team, values, asked.hard);
-        else {
-            kd_columns<V, kd_any, kd_any> plain(call, row, asked);
-            parts = kd_any_row(plain, values, asked.kind, (int)call.tail);
-        }
+        else parts = kd_seldom<V>(call, row, asked, values);
         A lanes[2][kd_lanes<V>::width];
         kd_lanes<V>::to(lanes[0], parts.soft);
         kd_lanes<V>::to(lanes[1], parts.hard);
@@ -583,14 +589,17 @@ static void kd_rows(const kd_call& call, kd_int first, kd_int last, typename kd_
                     kd_totals& totals) {
     kd_int longest = call.count && call.width && call.width < call.classes ? call.width : call.classes;
     if (longest <= KD_SHORT && call.tail == KD_DENSE) return kd_short_rows<V>(call, first, last, scale, totals);
-    bool alike = call.student_type == call.teacher_type;
+    kd_int type = call.student_type == call.teacher_type ? call.student_type : -1;
     for (kd_int row = first; row < last; ++row) {
-        if (alike && call.student_type == KD_FLOAT32) kd_one_row<V, float, float>(call, row, scale, totals);
-        else if (alike && call.student_type == KD_BFLOAT16)
-            kd_one_row<V, kd_bfloat16, kd_bfloat16>(call, row, scale, totals);
-        else if (alike && call.student_type == KD_FLOAT16) kd_one_row<V, kd_half, kd_half>(call, row, scale, totals);
-        else kd_one_row<V, kd_any, kd_any>(call, row, scale, totals);
+#if defined(KD_AVX512) || defined(KD_AVX2)
+        if (type == KD_FLOAT32) kd_one_row<V, float, float>(call, row, scale, totals);
+        else if (type == KD_BFLOAT16) kd_one_row<V, kd_bfloat16, kd_bfloat16>(call, row, scale, totals);
+        else if (type == KD_FLOAT16) kd_one_row<V, kd_half, kd_half>(call, row, scale, totals);
+        else
+#endif
+            kd_one_row<V, kd_any, kd_any>(call, row, scale, totals);
     }
+    (void)type;
 }
 
 // gradient = student * factor, row by row.
@@ -615,19 +624,24 @@ typedef kd_vector kd_floats;
 typedef float kd_floats;
 #endif
 
-// The functions that soft_cross_entropy.cpp reaches by the name of the instruction set.
+// The functions that soft_cross_entropy.cpp reaches by the name of the instruction set. float64 is the portable one's.
 void rows(const kd_call& call, kd_int first, kd_int last, double scale, double (&out)[3]) {
     kd_totals totals = {0, 0, 0};
+#if !defined(KD_AVX512) && !defined(KD_AVX2)
     if (call.student_type == KD_FLOAT64) kd_rows<double>(call, first, last, scale, totals);
-    else kd_rows<kd_floats>(call, first, last, (float)scale, totals);
+    else
+#endif
+        kd_rows<kd_floats>(call, first, last, (float)scale, totals);
     out[0] = totals.loss;
     out[1] = totals.soft;
     out[2] = totals.hard;
 }
 
 void scaled(const kd_call& call, kd_int first, kd_int last, double factor) {
-    if (call.student_type == KD_FLOAT64) kd_scaled<double>(call, first, last, factor);
-    else kd_scaled<kd_floats>(call, first, last, kd_floats((float)factor));
+#if !defined(KD_AVX512) && !defined(KD_AVX2)
+    if (call.student_type == KD_FLOAT64) return kd_scaled<double>(call, first, last, factor);
+#endif
+    kd_scaled<kd_floats>(call, first, last, kd_floats((float)factor));
 }
 
 }  // namespace KD_NAMESPACE

@@ -80,6 +80,10 @@ const variant& chosen() {
     return *one;
 }
 
+const variant& variant_for(const kd_call& call) {  // float64 has no vectors here
+    return call.student_type == KD_FLOAT64 ? VARIANTS[sizeof VARIANTS / sizeof *VARIANTS - 1] : chosen();
+}
+
 // Rows of one piece of work: the same for any number of threads, so that sums come out the same.
 kd_int piece_of(const kd_call& call) {
     kd_int rows = (kd_int(1) << 16) / (call.classes < 1 ? 1 : call.classes);
@@ -241,7 +245,7 @@ template <class A> int computed(const kd_call& call) {
     double few[3 * 64];
     std::unique_ptr<double[]> many(pieces > 64 ? new double[3 * pieces] : nullptr);
     double* results = many ? many.get() : few;
-    const variant& one = chosen();
+    const variant& one = variant_for(call);
     shared(call, [&](kd_int piece, kd_int first, kd_int last) {
         double out[3];
         one.rows(call, first, last, scale, out);
@@ -287,7 +291,7 @@ KD_EXPORT int kd_scale(const kd_call* call) {
                                                       : double(*static_cast<const float*>(call->grad_output));
     if (factor == 1 && call->student == call->gradient) return KD_DONE;
     if (call->student != call->gradient) wide_pages(*call);
-    const variant& one = chosen();
+    const variant& one = variant_for(*call);
     shared(*call, [&](kd_int, kd_int first, kd_int last) { one.scaled(*call, first, last, factor); });
     return KD_DONE;
 }
