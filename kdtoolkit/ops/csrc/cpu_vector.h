@@ -79,6 +79,7 @@ KD_FN kd_vector bits(unsigned word) {
 template <> struct kd_constant<kd_vector> {
     static KD_FN kd_vector infinity() { return bits(0x7f800000u); }
     static KD_FN kd_vector nan() { return bits(0x7fc00000u); }
+    static KD_FN kd_vector small() { return kd_vector(0.25f); }
 };
 
 #ifdef KD_AVX512

@@ -110,14 +110,16 @@ template <class A> KD_FN void kd_write(void* data, kd_int i, A value, kd_int typ
     else kd_narrow(value, ((double*)data)[i]);
 }
 
-template <class X> struct kd_constant;  // infinity, NaN
+template <class X> struct kd_constant;  // infinity, NaN, and up to where a series of six terms is exact to rounding
 template <> struct kd_constant<float> {
     static KD_FN float infinity() { return kd_float_of(0x7f800000u); }
     static KD_FN float nan() { return kd_float_of(0x7fc00000u); }
+    static KD_FN float small() { return 0.25f; }
 };
 template <> struct kd_constant<double> {
     static KD_FN double infinity() { return (double)kd_float_of(0x7f800000u); }
     static KD_FN double nan() { return (double)kd_float_of(0x7fc00000u); }
+    static KD_FN double small() { return 0.002; }
 };
 
 #define KD_LOG2E 1.4426950408889634

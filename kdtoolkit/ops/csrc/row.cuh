@@ -55,13 +55,22 @@ template <class X> KD_FN X kd_log_add(X a, X b) {  // log(exp a + exp b); -inf i
     return select(low == -kd_constant<X>::infinity(), top, top + logarithm_1p(exponential(low - top)));
 }
 
+// p d - p + q with d = log p - log q: a column's part of KL(p|q). The - p + q sum to 0 and make every part >= 0, so that
+// a small divergence is no difference of large sums. Where d is small it is p (d + exp(-d) - 1) by its series.
+template <class X> KD_FN X kd_relative_entropy(X p, X q, X d) {
+    X small = kd_constant<X>::small(), near = X(1.0 / 720) - d * X(1.0 / 5040);
+    near = X(1.0 / 24) - d * (X(1.0 / 120) - d * near);
+    near = p * d * d * (X(0.5) - d * (X(1.0 / 6) - d * near));
+    return select(absolute(d) < small, near, kd_product(p, d) - p + q);
+}
+
 // What a column or a bucket adds to the loss (terms[0]) and to the number that all slopes of a row need (terms[1]).
 template <class X> KD_FN void kd_terms(int kind, X q, X log_q, X p, X log_p, X beta, X (&terms)[2]) {
     terms[1] = X(0);
     if (kind == KD_CE) {
         terms[0] = -kd_product(p, log_q);
-    } else if (kind == KD_KL) {  // every term is >= 0, so that a small divergence is no difference of large sums
-        terms[0] = kd_product(p, log_p - log_q) - p + q;
+    } else if (kind == KD_KL) {
+        terms[0] = kd_relative_entropy(p, q, log_p - log_q);
     } else if (kind == KD_RKL) {
         terms[0] = terms[1] = kd_product(q, log_q - log_p);
     } else if (kind == KD_JSD) {
@@ -135,7 +144,7 @@ KD_FN kd_parts<typename Team::X> kd_hot_row(Team& team, const Row& row) {
         X shifted = team.z(at) - student.maximum, t = shifted * binary;
         X u = (team.v(at, 0) - teacher.maximum) * binary;
         X e = power_of_two(t), q = e * student.inverse, p = power_of_two(u) * teacher.inverse;
-        if (KL) terms[0] = kd_product(p, (u - t) * natural + gap) - p + q;
+        if (KL) terms[0] = kd_relative_entropy(p, q, (u - t) * natural + gap);
         else terms[0] = kd_product(p, student.log - t * natural);
         X slope = (q - p) * row.soft_gradient;
         if (HARD) {
@@ -236,7 +245,8 @@ KD_FN kd_parts<typename Team::X> kd_error_row(Team& team, const Row& row, bool c
         X kept, error = difference(at, kept);
         error = select(kept == X(0), X(0), error - mean);
         terms[0] = error * error * each;
-        X slope = X(2) * error * each * row.soft_gradient;
+        // By select, for a row whose gold part alone counts may mask classes, and infinity times 0 is not a number.
+        X slope = select(row.soft, X(2) * error * each * row.soft_gradient, X(0));
         return has_hard ? slope + kd_hard_slope(team, at, team.z(at) - plain.maximum, plain) * row.hard_gradient
                         : slope;
     }, loss);
@@ -290,6 +300,11 @@ KD_FN kd_parts<typename Team::X> kd_sparse_row(Team& team, const Row& row, int k
     X unlisted = team.columns() - X(team.listed()), rest = larger(X(1) - mass[0], X(0));
     rest = select(unlisted == X(0), X(0), rest);
     X log_rest = logarithm(rest);
+    // What the teacher's probabilities add up to: 1, unless they come so (rounded, or a list of all classes short of 1).
+    X total = tail == KD_TRUNCATED ? mass[0] : mass[0] + rest;
+    auto slope_of = [&](X q, X lq, X p, X lp) {
+        return kd_slope(kind, kind == KD_CE || kind == KD_KL ? q * total : q, lq, p, lp, row.beta, sums[1]);
+    };
     team.template listed_sum<2>([&](auto b, X (&terms)[2]) {
         X lp = log_p(b), lq = log_q(team.listed_z(b)), p = exponential(lp);
         if (tail == KD_TRUNCATED) {  // no distributions, so no form that needs their sums to be one
@@ -319,22 +334,20 @@ KD_FN kd_parts<typename Team::X> kd_sparse_row(Team& team, const Row& row, int k
     sums[0] = sums[0] + others[0];
     sums[1] = sums[1] + others[1];
     if (tail == KD_BUCKET)
-        slope_rest = kd_slope(kind, exponential(log_q_rest), log_q_rest, rest, log_rest, row.beta, sums[1]);
+        slope_rest = slope_of(exponential(log_q_rest), log_q_rest, rest, log_rest);
 
     if (team.wants_gradient) {
         team.unlisted_map([&](auto at) {
             X z = team.z(at), lq = log_q(z), slope = X(0);
             if (tail == KD_BUCKET) slope = slope_rest * exponential(lq - log_q_rest);
-            else if (tail == KD_TRUNCATED) slope = mass[0] * exponential(lq);
-            else if (tail == KD_UNIFORM)
-                slope = kd_slope(kind, exponential(lq), lq, exponential(log_even), log_even, row.beta, sums[1]);
+            else if (tail == KD_TRUNCATED) slope = total * exponential(lq);
+            else if (tail == KD_UNIFORM) slope = slope_of(exponential(lq), lq, exponential(log_even), log_even);
             slope = slope * row.soft_gradient;
             return has_hard ? slope + kd_hard_slope(team, at, z - maximum, plain) * row.hard_gradient : slope;
         });
         team.listed_map([&](auto b) {
-            X z = team.listed_z(b), lq = log_q(z), lp = log_p(b), q = exponential(lq), p = exponential(lp);
-            X slope = tail == KD_TRUNCATED ? mass[0] * q - p : kd_slope(kind, q, lq, p, lp, row.beta, sums[1]);
-            slope = slope * row.soft_gradient;
+            X z = team.listed_z(b), lq = log_q(z), lp = log_p(b);
+            X slope = slope_of(exponential(lq), lq, exponential(lp), lp) * row.soft_gradient;
             if (!has_hard) return slope;
             X hard = exponential(z - maximum) * plain.inverse;
             return slope + select(team.listed_is_label(b), hard - X(1), hard) * row.hard_gradient;
