@@ -89,15 +89,26 @@ def _processor() -> str:
 
 
 def _op() -> dict[str, Any]:
+    """The op's backend for tensors on a CPU, that for CUDA tensors if there can be any, and the files found."""
     from ..errors import KdtoolkitError
 
     try:
-        from ..ops import backend
+        import torch
 
-        name, reason = backend()
+        from ..ops import backend, native
+    except (ImportError, OSError) as error:  # as above
+        return {"backend": "none", "reason": f"torch cannot be imported: {error}"}
+    found: dict[str, Any] = {}
+    try:
+        found["backend"], found["reason"] = backend()
     except KdtoolkitError as error:
-        return {"backend": "none", "reason": str(error)}
-    return {"backend": name, "reason": reason}
+        found.update(backend="none", reason=str(error))
+    if torch.cuda.is_available():
+        try:
+            found["cuda"] = "{} ({})".format(*backend("cuda"))
+        except (KdtoolkitError, RuntimeError) as error:
+            found["cuda"] = f"none ({error})"
+    return {**found, "files": [str(file) for file in native.found_files()] or ["none: a pure-Python install"]}
 
 
 def _store() -> dict[str, Any]:

@@ -1,11 +1,15 @@
-"""What a call of the op was given, checked once for every backend and brought to one form."""
+"""What a call of the op was given, brought to one form for every backend.
+
+Here is checked what can be seen without reading a tensor: shapes, dtypes, devices, numbers, pairs of options. It is
+done on every call, so the usual case runs no torch operation. Values of tensors are checked in `values.py`.
+"""
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,33 +20,74 @@ from .sparse import FLOATS, SparseTeacher
 Number = float | Tensor
 """A number for all rows, or a tensor with one per row."""
 
+INTEGERS = (torch.int64, torch.int32)
+CODES = (*INTEGERS, torch.int16, torch.int8, torch.uint8)
+NUMBERS = (*FLOATS, *INTEGERS, torch.bool)
+PLAIN = (Tensor, torch.nn.Parameter)
+"""Classes of tensors whose memory is what it seems; others (fake tensors and the like) go through the dispatcher."""
 
-@dataclass(frozen=True, eq=False)
-class Arguments:
-    """A checked call. `rows` is the product of the leading dimensions of the student's logits, `shape`.
 
-    student (rows, classes). teacher: (members, rows, width), a sparse one of `rows` rows, or None if it is not to be
-    read. labels (rows,) int64, or None if they are not to be read. kind: one code, or (rows,). temperature, alpha, beta
-    and weight: a float, or (rows,). columns: start and count, (rows,) each. teacher_weights: (members, 1 | rows).
+class Arguments(NamedTuple):
+    """A call whose structure is right. "Rows" are the leading dimensions of the student's logits, in any number.
+
+    student (rows, classes), any strides. teacher: (rows, width) or (members, rows, width); None if it is not to be read
+    or is sparse. labels (rows), int32 or int64; None if they are not to be read. kind: one code, or (rows), integers.
+    temperature, alpha, beta, weight: a float, or (rows) of any dtype. starts, counts: integers (rows), or both None.
+    normalizer: a float, a 0-dim tensor, or None. teacher_weights: (members,) or (members, rows).
+    listed_index, listed_value: of a sparse teacher, (product of rows, listed), as `SparseTeacher.ordered` gives them.
+
+    members: of a dense teacher, 0 without one. tail, listed_is_log: of a sparse teacher, None without one.
+    readable: whether values of tensors can be looked at without a wait.
     """
 
     student: Tensor
-    teacher: Tensor | SparseTeacher | None
+    teacher: Tensor | None
     labels: Tensor | None
-    shape: torch.Size
     kind: int | Tensor
     temperature: Number
-    scale_T2: bool
     alpha: Number
     beta: Number
     weight: Number
-    columns: tuple[Tensor, Tensor] | None
+    starts: Tensor | None
+    counts: Tensor | None
+    normalizer: Number | None
+    teacher_weights: Tensor | None
+    listed_index: Tensor | None
+    listed_value: Tensor | None
+    members: int
+    tail: str | None
+    listed_is_log: bool
+    scale_T2: bool
     ignore_index: int
     ignore: str
     reduction: str
-    normalizer: Number | None
-    teacher_weights: Tensor | None
+    return_parts: bool
     grad_inplace: bool
+    readable: bool
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the rows."""
+        return self.student.shape[:-1]
+
+    @property
+    def number(self) -> torch.dtype:
+        """Of the arithmetic and of the results."""
+        return torch.float64 if self.student.dtype == torch.float64 else torch.float32
+
+
+class Rule(NamedTuple):
+    """Which numbers an argument may have: in words, and as a test of a float or a tensor."""
+
+    expected: str
+    good: Callable[[Any], Any]
+
+
+POSITIVE = Rule("finite numbers > 0", lambda x: (x > 0) & (x < math.inf))
+SHARE = Rule("numbers from 0 to 1", lambda x: (x >= 0) & (x <= 1))
+WEIGHT = Rule("finite numbers >= 0", lambda x: (x >= 0) & (x < math.inf))
+INSIDE = Rule("numbers between 0 and 1, both excluded", lambda x: (x > 0) & (x < 1))
+CODE = Rule(f"a name, or codes 0 to {len(KINDS) - 1} of {', '.join(KINDS)}", lambda x: (x >= 0) & (x < len(KINDS)))
 
 
 def check_arguments(
@@ -65,177 +110,176 @@ def check_arguments(
     return_parts: bool = False,
     grad_inplace: bool = False,
 ) -> Arguments:
-    """The arguments of `soft_cross_entropy`, checked. Raises ValueError that says what was expected and received.
+    """The arguments of `soft_cross_entropy`. Raises ValueError that says what was expected and received."""
+    device, size = check_student(student_logits, grad_inplace), student_logits.shape
+    shape = size[:-1]
+    if ignore != "row":
+        one_of("ignore", ignore, ("row", "hard"))
+    if reduction != "mean":
+        one_of("reduction", reduction, ("mean", "sum", "none"))
+    if not type(scale_T2) is type(return_parts) is type(grad_inplace) is bool:
+        for name, flag in (("scale_T2", scale_T2), ("return_parts", return_parts), ("grad_inplace", grad_inplace)):
+            if not isinstance(flag, bool):
+                raise wrong(name, "True or False", repr(flag))
+    if type(ignore_index) is not int:
+        ignore_index = whole_number("ignore_index", ignore_index)
 
-    Values of tensors are checked where that makes nobody wait: on a CPU, outside torch.compile.
-    """
-    shape, device = check_student(student_logits, grad_inplace)
-    one_of("ignore", ignore, ("row", "hard"))
-    one_of("reduction", reduction, ("mean", "sum", "none"))
-    for name, flag in (("scale_T2", scale_T2), ("return_parts", return_parts), ("grad_inplace", grad_inplace)):
-        if not isinstance(flag, bool):
-            raise wrong(name, "True or False", repr(flag))
-
-    per_row = PerRow(shape, device)
-    kind_code = check_kind(kind, teacher_logits, per_row)
-    positive = ("finite numbers > 0", lambda x: (x > 0) & (x < math.inf))
-    temperature = per_row.number("temperature", temperature, *positive)
-    alpha = per_row.number("alpha", alpha, "numbers from 0 to 1", lambda x: (x >= 0) & (x <= 1))
-    weight = 1.0 if weight is None else weight
-    weight = per_row.number("weight", weight, "finite numbers >= 0", lambda x: (x >= 0) & (x < math.inf))
-    if isinstance(kind_code, Tensor) or kind_code == KINDS["jsd"]:
-        beta = per_row.number("beta", beta, "numbers between 0 and 1, both excluded", lambda x: (x > 0) & (x < 1))
+    kind_code = check_kind(kind, teacher_logits, shape, device)
+    temperature = number("temperature", temperature, POSITIVE, shape, device)
+    alpha = number("alpha", alpha, SHARE, shape, device)
+    weight = 1.0 if weight is None else number("weight", weight, WEIGHT, shape, device)
+    reads_beta = kind_code.__class__ is not int or kind_code == KINDS["jsd"]
+    beta = number("beta", beta, INSIDE, shape, device) if reads_beta else 0.5
     if normalizer is not None:
         if reduction != "mean":
             raise wrong("normalizer", "reduction='mean' with it", f"reduction={reduction!r}")
-        normalizer = PerRow(torch.Size(()), device).number("normalizer", normalizer, *positive)
+        normalizer = number("normalizer", normalizer, POSITIVE, torch.Size(()), device)
 
-    teacher = check_teacher(teacher_logits, student_logits, columns is not None)
-    width = teacher.shape[-1] if isinstance(teacher, Tensor) else student_logits.shape[-1]
-    if columns is not None:
-        columns = check_columns(columns, student_logits.shape[-1], width, per_row)
-    if isinstance(teacher, SparseTeacher):
-        check_sparse(teacher, kind_code, temperature, columns, width)
-    members = teacher.shape[0] if isinstance(teacher, Tensor) else None
-    member_weights = check_teacher_weights(teacher_weights, members, per_row)
-    check_binary(kind_code, alpha)
-    if isinstance(alpha, float) and alpha == 1.0:
-        teacher = None
-    elif teacher is None:
-        raise wrong("teacher_logits", "a teacher unless alpha is exactly 1", f"None with alpha {described(alpha)}")
-    labels = check_labels(labels, alpha, weight, ignore_index, columns, student_logits.shape[-1], per_row)
+    teacher, members, listed_index, listed_value, tail, is_log = None, 0, None, None, None, False
+    if isinstance(teacher_logits, SparseTeacher):
+        check_sparse(teacher_logits, temperature, shape, device)
+        tail, is_log = teacher_logits.tail, teacher_logits.probs is None
+        of_results = torch.float64 if student_logits.dtype == torch.float64 else torch.float32
+        listed_index, listed_value = teacher_logits.ordered(of_results)
+    elif teacher_logits is not None:
+        teacher, members = check_teacher(teacher_logits, size, device, columns is not None)
+    starts, counts = (None, None) if columns is None else check_columns(columns, shape, device)
+    if teacher_weights is not None:
+        teacher_weights = check_teacher_weights(teacher_weights, members, shape, device)
+    if isinstance(alpha, float):
+        if alpha != 0.0 and isinstance(kind_code, int) and kind_code == KINDS["bce"]:
+            raise wrong("alpha", NO_HARD_PART, repr(alpha))
+        if alpha == 1.0:
+            teacher, members, listed_index, listed_value, tail, teacher_weights = None, 0, None, None, None, None
+        elif teacher_logits is None:
+            raise wrong("teacher_logits", "a teacher unless alpha is exactly 1", f"None with alpha {alpha!r}")
+        if alpha == 0.0:
+            labels = None
+        else:
+            labels = check_labels(labels, alpha, shape, device)
+    else:
+        if teacher_logits is None:
+            raise wrong("teacher_logits", "a teacher unless alpha is exactly 1", f"None with alpha {described(alpha)}")
+        labels = check_labels(labels, alpha, shape, device)
     return Arguments(
-        student=student_logits.reshape(-1, student_logits.shape[-1]),
-        teacher=teacher, labels=labels, shape=shape, kind=kind_code, temperature=temperature, scale_T2=scale_T2,
-        alpha=alpha, beta=beta, weight=weight, columns=columns, ignore_index=ignore_index, ignore=ignore,
-        reduction=reduction, normalizer=normalizer, teacher_weights=member_weights, grad_inplace=grad_inplace,
+        student_logits, teacher, labels, kind_code, temperature, alpha, beta, weight, starts, counts, normalizer,
+        teacher_weights, listed_index, listed_value, members, tail, is_log, scale_T2, ignore_index, ignore, reduction,
+        return_parts, grad_inplace, readable(student_logits),
     )  # fmt: skip
 
 
-class PerRow:
-    """Checks of what may be one number or one for each row of a call."""
-
-    def __init__(self, shape: torch.Size, device: torch.device) -> None:
-        self.shape, self.device = shape, device
-
-    def number(self, name: str, value: Any, expected: str, good: Callable[[Any], Any]) -> Number:
-        """A float, or a flat tensor; `good` says which values are allowed."""
-        if isinstance(value, Tensor):
-            if value.dim() == 0 and value.device.type == "cpu" and not torch.compiler.is_compiling():
-                value = value.item() if not value.requires_grad else value
-            else:
-                return self.tensor(name, value, expected, good, (*FLOATS, torch.int64, torch.int32, torch.bool))
-        if isinstance(value, (Tensor, bool)) or not isinstance(value, (int, float)):
-            raise wrong(name, f"{expected}, without gradient: a number or a tensor", described(value))
-        if not good(float(value)):
-            raise wrong(name, expected, repr(value))
-        return float(value)
-
-    def tensor(
-        self, name: str, value: Any, expected: str, good: Callable[[Any], Any], dtypes: Sequence[torch.dtype]
-    ) -> Tensor:
-        """A flat tensor of one value per row."""
-        if not isinstance(value, Tensor) or value.dtype not in dtypes:
-            raise wrong(name, f"a tensor of {' or '.join(str(d) for d in dtypes)}", described(value))
-        if value.requires_grad:
-            raise wrong(name, "a tensor without gradient", "one that requires it")
-        if value.dim() == 0:
-            value = value.expand(self.shape)
-        if value.shape != self.shape:
-            raise wrong(name, f"one value per row, shape {tuple(self.shape)}", f"shape {tuple(value.shape)}")
-        if value.device != self.device:
-            raise wrong(name, f"device {self.device}, the student's", f"device {value.device}")
-        value = value.reshape(-1)
-        if readable(value):
-            first = first_bad(good(value))
-            if first is not None:
-                raise wrong(name, expected, f"{value[first].item()} in row {first}")
-        return value
+def number(name: str, value: Any, rule: Rule, shape: torch.Size, device: torch.device) -> Number:
+    """A float, or a tensor of one number per row."""
+    if isinstance(value, Tensor):
+        if value.dim() == 0 and readable(value):
+            value = value if value.requires_grad else value.item()
+        else:
+            return of_each_row(name, value, NUMBERS, shape, device)
+    if isinstance(value, (Tensor, bool)) or not isinstance(value, (int, float)):
+        raise wrong(name, f"{rule.expected}, without gradient: a number or a tensor", described(value))
+    value = float(value)
+    if not rule.good(value):
+        raise wrong(name, rule.expected, repr(value))
+    return value
 
 
-def check_student(student: Any, grad_inplace: bool) -> tuple[torch.Size, torch.device]:
-    """The shape of the rows and the device."""
+def of_each_row(
+    name: str, value: Any, dtypes: Sequence[torch.dtype], shape: torch.Size, device: torch.device
+) -> Tensor:
+    """A tensor of one value per row."""
+    if not isinstance(value, Tensor) or value.dtype not in dtypes:
+        raise wrong(name, f"a tensor of {' or '.join(str(d) for d in dtypes)}", described(value))
+    if value.requires_grad:
+        raise wrong(name, "a tensor without gradient", "one that requires it")
+    if value.shape != shape:
+        if value.dim() != 0:
+            raise wrong(name, f"one value per row, shape {tuple(shape)}", f"shape {tuple(value.shape)}")
+        value = value.expand(shape)
+    if value.device != device:
+        raise wrong(name, f"device {device}, the student's", f"device {value.device}")
+    return value
+
+
+def check_student(student: Any, grad_inplace: bool) -> torch.device:
+    """The student's device."""
     if not isinstance(student, Tensor) or student.dtype not in FLOATS:
         raise wrong("student_logits", "a tensor of float32, float64, float16 or bfloat16", described(student))
     if student.dim() == 0 or student.shape[-1] == 0:
         raise wrong("student_logits", "shape (..., classes) with at least one class", f"shape {tuple(student.shape)}")
-    if grad_inplace and student.requires_grad and student.is_leaf:
-        raise wrong("grad_inplace", "student_logits computed from something else", "a leaf that requires grad")
-    return student.shape[:-1], student.device
+    if grad_inplace is True:
+        if torch.compiler.is_compiling():
+            raise wrong("grad_inplace", "False under torch.compile and torch.export", "True")
+        base = student._base if student._is_view() else student
+        if base is not None and base.requires_grad and base.is_leaf:
+            received = "a leaf that requires grad" if base is student else "a view of a leaf that requires grad"
+            raise wrong("grad_inplace", "student_logits computed from something else", received)
+    return student.device
 
 
-def check_kind(kind: Any, teacher: Any, per_row: PerRow) -> int | Tensor:
-    """A code, or a flat tensor of codes."""
-    known = ", ".join(KINDS)
+def check_kind(kind: Any, teacher: Any, shape: torch.Size, device: torch.device) -> int | Tensor:
+    """A code, or a tensor of codes."""
     if isinstance(kind, str):
-        if kind not in KINDS:
-            raise wrong("kind", f"one of {known}", repr(kind))
-        allowed = {"ce", "kl"} if getattr(teacher, "tail", None) == "none" else DIVERGENCES
-        if isinstance(teacher, SparseTeacher) and kind not in allowed:
-            raise wrong("kind", f"one of {', '.join(sorted(allowed))} for this SparseTeacher", repr(kind))
-        return KINDS[kind]
+        code = KINDS.get(kind)
+        if code is None:
+            raise wrong("kind", f"one of {', '.join(KINDS)}", repr(kind))
+        if isinstance(teacher, SparseTeacher):
+            allowed = {"ce", "kl"} if teacher.tail == "none" else DIVERGENCES
+            if kind not in allowed:
+                raise wrong("kind", f"one of {', '.join(sorted(allowed))} for this SparseTeacher", repr(kind))
+        return code
     if isinstance(teacher, SparseTeacher):
         raise wrong("kind", "one name for a SparseTeacher", "one per row")
-    integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-    expected = f"a name, or codes 0 to {len(KINDS) - 1} of {known}"
-    codes = per_row.tensor("kind", kind, expected, lambda x: (x >= 0) & (x < len(KINDS)), integers)
-    return codes.long()
+    return of_each_row("kind", kind, CODES, shape, device)
 
 
-def check_teacher(teacher: Any, student: Tensor, compact: bool) -> Tensor | SparseTeacher | None:
-    """(members, rows, width), or a flat sparse teacher."""
-    rows = student.shape[:-1]
-    if teacher is None:
-        return None
-    if isinstance(teacher, SparseTeacher):
-        if teacher.indices.shape[:-1] != rows:
-            raise wrong("teacher_logits", f"indices {(*rows, 'k')}", f"indices {tuple(teacher.indices.shape)}")
-        if teacher.indices.device != student.device:
-            raise wrong("teacher_logits", f"device {student.device}", f"device {teacher.indices.device}")
-        return teacher.flatten()
-    members = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-    expected_shape = str((*rows, "width" if compact else student.shape[-1]))
-    for member in members:
-        if not isinstance(member, Tensor) or member.dtype not in FLOATS:
-            raise wrong("teacher_logits", "tensors of float32, float64, float16 or bfloat16", described(member))
-        if member.requires_grad:
-            raise wrong("teacher_logits", "a teacher without gradient (use .detach())", "one that requires grad")
-        if member.device != student.device:
-            raise wrong("teacher_logits", f"device {student.device}, the student's", f"device {member.device}")
-    if not members or any(m.shape != members[0].shape for m in members):
-        received = ", ".join(str(tuple(m.shape)) for m in members) or "no member"
-        raise wrong("teacher_logits", f"members of shape {expected_shape}", received)
-    stack = torch.stack(members) if isinstance(teacher, (list, tuple)) else members[0]
-    if stack.dim() == student.dim() and stack is members[0]:
-        stack = stack.unsqueeze(0)
-    width_fits = stack.shape[-1] > 0 and (compact or stack.shape[-1] == student.shape[-1])
-    if stack.dim() != student.dim() + 1 or stack.shape[0] == 0 or stack.shape[1:-1] != rows or not width_fits:
-        expected = f"shape {expected_shape}, or a stack of such members"
-        raise wrong("teacher_logits", expected, f"shape {tuple(members[0].shape)}")
-    return stack.reshape(stack.shape[0], -1, stack.shape[-1]) if stack.dim() != 3 else stack
+def check_teacher(teacher: Any, size: torch.Size, device: torch.device, compact: bool) -> tuple[Tensor, int]:
+    """A dense teacher and the number of its members. `size`: of the student's logits."""
+    if not isinstance(teacher, (list, tuple)):
+        check_member(teacher, device)
+        received = teacher.shape
+        if received == size:
+            return teacher, 1
+        stacked = len(received) == len(size) + 1
+        rows, members = (received[1:-1], received[0]) if stacked else (received[:-1], 1)
+        dimensions = len(size) + stacked
+    else:
+        for member in teacher:
+            check_member(member, device)
+        if not teacher or any(member.shape != teacher[0].shape for member in teacher):
+            shapes = ", ".join(str(tuple(member.shape)) for member in teacher) or "no member"
+            raise wrong("teacher_logits", f"members of shape {member_shape(size, compact)}", shapes)
+        received, members, dimensions = teacher[0].shape, len(teacher), len(size)
+        rows = received[:-1]
+        teacher = teacher[0] if members == 1 else torch.stack(list(teacher))
+    width = received[-1] if received else 0
+    fits = width > 0 and (compact or width == size[-1])
+    if len(received) != dimensions or rows != size[:-1] or members == 0 or not fits:
+        expected = f"shape {member_shape(size, compact)}, or a stack of such members"
+        raise wrong("teacher_logits", expected, f"shape {tuple(received)}")
+    return teacher, members
 
 
-def check_columns(columns: Any, classes: int, width: int, per_row: PerRow) -> tuple[Tensor, Tensor]:
-    """Flat int64 start and count of every row, inside the student's classes and the teacher's width."""
-    if not isinstance(columns, (tuple, list)) or len(columns) != 2:
-        raise wrong("columns", "a pair (start, count) of integer tensors", described(columns))
-    integers = (torch.int64, torch.int32)
-    start = per_row.tensor("columns, start", columns[0], "numbers >= 0", lambda x: x >= 0, integers).long()
-    expected = f"1 to {min(classes, width)} columns (student {classes}, teacher {width})"
-    good = lambda x: (x >= 1) & (x <= min(classes, width))  # noqa: E731
-    count = per_row.tensor("columns, count", columns[1], expected, good, integers).long()
-    if readable(start):
-        row = first_bad(start + count <= classes)
-        if row is not None:
-            received = f"{int(start[row])} + {int(count[row])} in row {row}"
-            raise wrong("columns", f"start + count of at most {classes}, the student's columns", received)
-    return start, count
+def check_member(member: Any, device: torch.device) -> None:
+    """Dtype, gradient and device of a member of the teacher."""
+    if not isinstance(member, Tensor) or member.dtype not in FLOATS:
+        raise wrong("teacher_logits", "tensors of float32, float64, float16 or bfloat16", described(member))
+    if member.requires_grad:
+        raise wrong("teacher_logits", "a teacher without gradient (use .detach())", "one that requires grad")
+    if member.device != device:
+        raise wrong("teacher_logits", f"device {device}, the student's", f"device {member.device}")
 
 
-def check_sparse(
-    teacher: SparseTeacher, kind: int | Tensor, temperature: Number, columns: tuple[Tensor, Tensor] | None, classes: int
-) -> None:
-    """Classes in range and distinct, probabilities that can be ones, and the temperature they were taken at."""
+def member_shape(size: torch.Size, compact: bool) -> str:
+    """The shape of a teacher's member, in words."""
+    return str((*size[:-1], "width" if compact else size[-1]))
+
+
+def check_sparse(teacher: SparseTeacher, temperature: Number, shape: torch.Size, device: torch.device) -> None:
+    """Shape, device, and the temperature at which the probabilities were taken."""
+    if teacher.indices.shape[:-1] != shape:
+        raise wrong("teacher_logits", f"indices {(*shape, 'k')}", f"indices {tuple(teacher.indices.shape)}")
+    if teacher.indices.device != device:
+        raise wrong("teacher_logits", f"device {device}", f"device {teacher.indices.device}")
     if isinstance(temperature, Tensor):
         same = not readable(temperature) or bool((temperature == teacher.temperature).all())
     else:
@@ -243,77 +287,45 @@ def check_sparse(
     if not same:
         expected = f"{teacher.temperature}, at which the sparse teacher's probabilities were taken"
         raise wrong("temperature", expected, described(temperature))
-    if not readable(teacher.indices) or teacher.indices.numel() == 0:
-        return
-    limit = torch.tensor(classes) if columns is None else columns[1].unsqueeze(-1)
-    row = first_bad(((teacher.indices >= 0) & (teacher.indices < limit)).all(-1))
-    if row is not None:
-        raise wrong("SparseTeacher.indices", "classes of the row", f"{teacher.indices[row].tolist()} in row {row}")
-    ordered = teacher.indices.sort(-1).values
-    row = first_bad((ordered[:, 1:] != ordered[:, :-1]).all(-1))
-    if row is not None:
-        raise wrong("SparseTeacher.indices", "distinct classes", f"{teacher.indices[row].tolist()} in row {row}")
-    probs = teacher.log_probabilities(torch.float64).exp()  # NaN passes: the row may be one that is not read
-    row = first_bad(~((teacher.values < 0).any(-1) if teacher.probs is not None else (probs > 1.01).any(-1)))
-    row = first_bad(~(probs.sum(-1) > 1.01)) if row is None else row
-    if row is not None:
-        raise wrong(
-            "SparseTeacher", "probabilities >= 0 with a sum of at most 1", f"{probs[row].tolist()} in row {row}"
-        )
 
 
-def check_teacher_weights(weights: Any, members: int | None, per_row: PerRow) -> Tensor | None:
-    """(members, 1 or rows) of float64 or the dtype given; None: equal weights."""
-    if weights is None:
-        return None
-    if members is None:
+def check_columns(columns: Any, shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Start and count of every row."""
+    if not isinstance(columns, (tuple, list)) or len(columns) != 2:
+        raise wrong("columns", "a pair (start, count) of integer tensors", described(columns))
+    return (
+        of_each_row("columns, start", columns[0], INTEGERS, shape, device),
+        of_each_row("columns, count", columns[1], INTEGERS, shape, device),
+    )
+
+
+def check_teacher_weights(weights: Any, members: int, shape: torch.Size, device: torch.device) -> Tensor:
+    """(members,) or (members, rows) of float64 or the dtype given."""
+    if not members:
         raise wrong("teacher_weights", "a dense teacher with them", "a sparse one or none")
     if not isinstance(weights, Tensor):
-        weights = torch.tensor([float(w) for w in weights], dtype=torch.float64).to(per_row.device)
-    if weights.dtype not in FLOATS or weights.requires_grad or weights.device != per_row.device:
-        raise wrong("teacher_weights", f"floats without gradient on {per_row.device}", described(weights))
-    if tuple(weights.shape) not in ((members,), (members, *per_row.shape)):
-        expected = f"shape {(members,)} or {(members, *per_row.shape)}"
+        numbers = [float(w) for w in weights]
+        if not all(map(WEIGHT.good, numbers)) or (numbers and sum(numbers) == 0):
+            raise wrong("teacher_weights", SOME_WEIGHT, repr(numbers))
+        weights = torch.tensor(numbers, dtype=torch.float64).to(device)
+    if weights.dtype not in FLOATS or weights.requires_grad or weights.device != device:
+        raise wrong("teacher_weights", f"floats without gradient on {device}", described(weights))
+    if tuple(weights.shape) not in ((members,), (members, *shape)):
+        expected = f"shape {(members,)} or {(members, *shape)}"
         raise wrong("teacher_weights", expected, f"shape {tuple(weights.shape)}")
-    flat = weights.reshape(members, -1) if weights.dim() > 1 else weights.unsqueeze(1)
-    if readable(flat) and flat.numel():
-        good = (flat >= 0) & (flat < math.inf)
-        if not bool(good.all()) or (weights.dim() == 1 and not float(flat.sum()) > 0):
-            raise wrong("teacher_weights", "finite numbers >= 0 that are not all 0", str(weights.tolist()))
-    return flat
+    return weights
 
 
-def check_labels(
-    labels: Any, alpha: Number, weight: Number, ignore_index: int, columns: Any, classes: int, per_row: PerRow
-) -> Tensor | None:
-    """Flat int64 labels, or None if no row reads one."""
-    if isinstance(alpha, float) and alpha == 0.0:
-        return None
+def check_labels(labels: Any, alpha: Number, shape: torch.Size, device: torch.device) -> Tensor:
+    """Labels that some row may read."""
     if labels is None:
         raise wrong("labels", "class numbers unless alpha is exactly 0", f"None with alpha {described(alpha)}")
-    flat = per_row.tensor("labels", labels, "", torch.isfinite, (torch.int64, torch.int32)).long()
-    if readable(flat):
-        limit = columns[1] if columns is not None else torch.tensor(classes)
-        read = (flat != ignore_index) & (torch.as_tensor(alpha) > 0) & (torch.as_tensor(weight) > 0)
-        row = first_bad(~read | ((flat >= 0) & (flat < limit)))
-        if row is not None:
-            expected = f"class numbers from 0 to {int(limit.expand(flat.shape)[row]) - 1}, or {ignore_index}"
-            raise wrong("labels", expected, f"{int(flat[row])} in row {row}")
-    return flat
+    return of_each_row("labels", labels, INTEGERS, shape, device)
 
 
-def check_binary(kind: int | Tensor, alpha: Number) -> None:
-    """Refuses a hard part of bce rows: it is cross-entropy against one class, which independent labels do not have."""
-    expected = "0 for kind 'bce' (give gold targets 0 and 1 as teacher logits -inf and +inf)"
-    if isinstance(kind, int) and isinstance(alpha, float):
-        if kind == KINDS["bce"] and alpha != 0:
-            raise wrong("alpha", expected, repr(alpha))
-        return
-    codes, shares = torch.as_tensor(kind), torch.as_tensor(alpha)
-    if readable(codes) and readable(shares):
-        row = first_bad((codes != KINDS["bce"]) | (shares == 0))
-        if row is not None:
-            raise wrong("alpha", expected, f"another number in row {row}")
+SOME_WEIGHT = "finite numbers >= 0 that are not all 0"
+NO_HARD_PART = "0 for kind 'bce' (give gold targets 0 and 1 as teacher logits -inf and +inf)"
+"""A hard part is cross-entropy against one class, which independent labels do not have."""
 
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -322,16 +334,17 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> None:
         raise wrong(name, f"one of {', '.join(choices)}", repr(value))
 
 
+def whole_number(name: str, value: Any) -> int:
+    """The value as an int; refuses what is none."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise wrong(name, "a whole number", described(value)) from None
+
+
 def readable(tensor: Tensor) -> bool:
     """Whether the values of a tensor can be looked at without a wait."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def first_bad(good: Tensor) -> int | None:
-    """The first row whose flag is False, or None."""
-    if bool(good.all()):
-        return None
-    return int(good.logical_not().nonzero()[0])
+    return tensor.is_cpu and type(tensor) in PLAIN and not torch.compiler.is_compiling()
 
 
 def described(value: Any) -> str:

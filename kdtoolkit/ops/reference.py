@@ -17,20 +17,26 @@ from torch import Tensor
 
 from .arguments import Arguments, Number, check_arguments
 from .kinds import DIVERGENCES, KINDS, NAMES
-from .sparse import SparseTeacher
+from .values import check_values
 
 
 def soft_cross_entropy_reference(
     student_logits: Tensor, teacher_logits: Any, labels: Tensor | None = None, **options: Any
 ) -> Any:
-    """`soft_cross_entropy` with the same arguments, results and errors, whatever backend is in use."""
-    loss, soft, hard = evaluate(check_arguments(student_logits, teacher_logits, labels, **options))
-    return (loss, soft, hard) if options.get("return_parts", False) else loss
+    """`soft_cross_entropy` with the same arguments, results and errors, whatever backend is in use.
+
+    It can be differentiated twice, forward, and by torch.func, which compiled backends refuse.
+    """
+    call = check_arguments(student_logits, teacher_logits, labels, **options)
+    check_values(call)
+    loss, soft, hard = evaluate(call)
+    return (loss, soft, hard) if call.return_parts else loss
 
 
 def evaluate(call: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, soft part, hard part) of a checked call, reduced as it asks; the parts are detached."""
-    student = call.student.to(torch.float64 if call.student.dtype == torch.float64 else torch.float32)
+    shape, call = call.shape, flattened(call)
+    student = call.student.to(call.number)
     logits, inside = own_columns(student, call)
     alpha, weight = per_row(call.alpha, student), per_row(call.weight, student)
 
@@ -45,14 +51,17 @@ def evaluate(call: Arguments) -> tuple[Tensor, Tensor, Tensor]:
         hard = hard_loss(logits, inside, call.labels, counted & labelled)
         # Refused where alpha can be looked at; elsewhere it must not pass for a loss.
         hard = torch.where(counted & labelled & (call.kind == KINDS["bce"]), math.nan, hard)
-    if call.teacher is not None:
-        soft = soft_loss(call, call.teacher, logits, inside, counted & (alpha < 1))
+    read = counted & (alpha < 1)
+    if call.listed_index is not None and call.listed_value is not None:
+        soft = sparse_loss(call, call.listed_index, call.listed_value, logits, inside, read)
+    elif call.teacher is not None:
+        soft = soft_loss(call, call.teacher, logits, inside, read)
 
     # The empty sum ties the result to the graph even if no row has a loss: the gradient is then zero, not missing.
     loss = weight * (alpha * hard + (1 - alpha) * soft) + student[:0].sum()
     results = loss, (weight * soft).detach(), (weight * hard).detach()
     if call.reduction == "none":
-        return tuple(part.reshape(call.shape) for part in results)  # type: ignore[return-value]
+        return tuple(part.reshape(shape) for part in results)  # type: ignore[return-value]
     total = weight.new_ones(())
     if call.reduction == "mean":
         total = torch.where(counted, weight, torch.zeros_like(weight)).sum()
@@ -62,15 +71,35 @@ def evaluate(call: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(part.sum() / total for part in results)  # type: ignore[return-value]
 
 
+def flattened(call: Arguments) -> Arguments:
+    """The same call with one dimension of rows: student (rows, classes), teacher (members, rows, width), what there is
+    one of per row (rows,), codes and labels and columns as int64, weights of members (members, 1 or rows).
+    """
+
+    def flat(value: Any, dtype: torch.dtype | None = None) -> Any:
+        return value.reshape(-1).to(dtype or value.dtype) if isinstance(value, Tensor) else value
+
+    student, teacher, weights = call.student.reshape(-1, call.student.shape[-1]), call.teacher, call.teacher_weights
+    if teacher is not None:
+        teacher = teacher.reshape(call.members, len(student), teacher.shape[-1])
+    if weights is not None:
+        weights = weights.reshape(call.members, len(student) if weights.dim() > 1 else 1)
+    return call._replace(
+        student=student, teacher=teacher, teacher_weights=weights, labels=flat(call.labels, torch.int64),
+        kind=flat(call.kind, torch.int64), temperature=flat(call.temperature), alpha=flat(call.alpha),
+        beta=flat(call.beta), weight=flat(call.weight), starts=flat(call.starts, torch.int64),
+        counts=flat(call.counts, torch.int64),
+    )  # fmt: skip
+
+
 def own_columns(student: Tensor, call: Arguments) -> tuple[Tensor, Tensor | None]:
     """(rows, width) logits of each row's own columns, and which of them are its own (None: all)."""
-    if call.columns is None:
+    if call.starts is None or call.counts is None:
         return student, None
-    start, count = call.columns
-    width = call.teacher.shape[-1] if isinstance(call.teacher, Tensor) else student.shape[-1]
+    width = student.shape[-1] if call.teacher is None else call.teacher.shape[-1]
     position = torch.arange(width, device=student.device)
-    index = (start.unsqueeze(1) + position).clamp(max=student.shape[1] - 1)
-    inside = position < count.unsqueeze(1)
+    index = (call.starts.unsqueeze(1) + position).clamp(max=student.shape[1] - 1)
+    inside = position < call.counts.unsqueeze(1)
     return student.gather(1, index).masked_fill(~inside, 0.0), inside
 
 
@@ -91,28 +120,36 @@ def hard_loss(logits: Tensor, inside: Tensor | None, labels: Tensor, read: Tenso
     return loss.masked_fill(~known, math.nan).masked_fill(~read, 0.0)
 
 
-def soft_loss(
-    call: Arguments, teacher: Tensor | SparseTeacher, logits: Tensor, inside: Tensor | None, read: Tensor
+def sparse_loss(
+    call: Arguments, index: Tensor, values: Tensor, logits: Tensor, inside: Tensor | None, read: Tensor
 ) -> Tensor:
-    """The soft loss of the rows to be read, 0 elsewhere, by the kind of each row."""
+    """The soft loss against a sparse teacher of the rows to be read, 0 elsewhere."""
+    assert isinstance(call.kind, int)
+    logits = outside(rows_or_zero(logits, read), inside, -math.inf)
+    log_p = values if call.listed_is_log else values.log()
+    log_p = log_p.masked_fill(~read.unsqueeze(1), -math.log(log_p.shape[1]))
+    temperature, beta = per_row(call.temperature, logits).unsqueeze(1), per_row(call.beta, logits).unsqueeze(1)
+    log_q, log_p = sparse_distributions(logits, inside, index, log_p, call.tail, temperature)
+    if call.tail == "none":  # not distributions, so the form of KL whose terms need both sums to be 1 is out
+        entropy = product(log_p.exp(), log_p) if NAMES[call.kind] == "kl" else 0.0
+        loss = (entropy - product(log_p.exp(), log_q)).sum(1)
+    else:
+        loss = divergence(NAMES[call.kind], log_q, log_p, beta)
+    loss = loss * temperature.squeeze(1) ** 2 if call.scale_T2 else loss
+    return loss.masked_fill(~read, 0.0)
+
+
+def soft_loss(call: Arguments, teacher: Tensor, logits: Tensor, inside: Tensor | None, read: Tensor) -> Tensor:
+    """The soft loss against dense teachers of the rows to be read, 0 elsewhere, by the kind of each row."""
     logits = rows_or_zero(logits, read)
     temperature, beta = per_row(call.temperature, logits).unsqueeze(1), per_row(call.beta, logits).unsqueeze(1)
-    if isinstance(teacher, SparseTeacher):
-        assert isinstance(call.kind, int)
-        log_q, log_p = sparse_distributions(outside(logits, inside, -math.inf), inside, teacher, temperature, read)
-        if teacher.tail == "none":  # not distributions, so the form of KL whose terms need both sums to be 1 is out
-            entropy = product(log_p.exp(), log_p) if NAMES[call.kind] == "kl" else 0.0
-            loss = (entropy - product(log_p.exp(), log_q)).sum(1)
-        else:
-            loss = divergence(NAMES[call.kind], log_q, log_p, beta)
-        loss = loss * temperature.squeeze(1) ** 2 if call.scale_T2 else loss
-        return loss.masked_fill(~read, 0.0)
-
     shares = member_shares(call, teacher, read, logits.dtype)
     # A member of weight 0 is not read either.
     members = teacher.to(logits.dtype).masked_fill((~read | (shares == 0)).unsqueeze(2), 0.0)
     if isinstance(call.kind, int):
         loss = dense_loss(NAMES[call.kind], logits, inside, members, shares, temperature, beta, call.scale_T2)
+    elif torch.compiler.is_compiling():
+        loss = every_kind(call.kind, logits, inside, members, shares, temperature, beta, call.scale_T2)
     else:
         loss = torch.zeros_like(logits[:, 0].detach())
         for code in call.kind.unique().tolist():
@@ -124,6 +161,26 @@ def soft_loss(
                               temperature[rows], beta[rows], call.scale_T2)  # fmt: skip
             loss = loss.index_copy(0, rows, part)
     return loss.masked_fill(~read, 0.0)
+
+
+def every_kind(
+    kind: Tensor,
+    logits: Tensor,
+    inside: Tensor | None,
+    members: Tensor,
+    shares: Tensor,
+    temperature: Tensor,
+    beta: Tensor,
+    scale_T2: bool,
+) -> Tensor:
+    """(rows,) loss, each row's of its kind, in shapes that no value decides, as torch.compile needs them."""
+    loss = torch.zeros_like(logits[:, 0].detach()).masked_fill((kind < 0) | (kind >= len(KINDS)), math.nan)
+    for code, name in NAMES.items():
+        own = kind == code
+        own_logits, own_members = rows_or_zero(logits, own), members.masked_fill(~own.unsqueeze(1), 0.0)
+        part = dense_loss(name, own_logits, inside, own_members, shares, temperature, beta, scale_T2)
+        loss = torch.where(own, part, loss)
+    return loss
 
 
 def member_shares(call: Arguments, teacher: Tensor, read: Tensor, dtype: torch.dtype) -> Tensor:
@@ -212,22 +269,21 @@ def binary(x: Tensor, members: Tensor, weights: Tensor, inside: Tensor | None) -
 
 
 def sparse_distributions(
-    logits: Tensor, inside: Tensor | None, teacher: SparseTeacher, temperature: Tensor, read: Tensor
+    logits: Tensor, inside: Tensor | None, index: Tensor, log_p: Tensor, tail: str | None, temperature: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(log q, log p) over the classes or buckets that the teacher's tail defines, (rows, that number)."""
-    index, listed = teacher.indices, teacher.indices.shape[1]
-    log_p = teacher.log_probabilities(logits.dtype).masked_fill(~read.unsqueeze(1), -math.log(listed))
-    if teacher.tail == "renorm":
+    listed = index.shape[1]
+    if tail == "renorm":
         return log_softmax(logits.gather(1, index), temperature), log_softmax(log_p)
     log_q = log_softmax(logits, temperature)
-    if teacher.tail == "none":
+    if tail == "none":
         return log_q.gather(1, index), log_p
 
     classes = logits.shape[1] if inside is None else inside.sum(1, keepdim=True)
     unlisted = torch.as_tensor(classes - listed, device=logits.device)
     mass = (1 - log_p.exp().sum(1, keepdim=True)).clamp(min=0.0)
     log_mass = mass.masked_fill((unlisted == 0).expand_as(mass), 0.0).log()
-    if teacher.tail == "uniform":
+    if tail == "uniform":
         even = (log_mass - unlisted.to(log_p.dtype).log()).masked_fill(log_mass.isneginf(), -math.inf)
         return log_q, outside(even.expand_as(log_q), inside, -math.inf).scatter(1, index, log_p)
     # The student's tail is summed over the unlisted classes: 1 - (listed sum) would cancel where the list holds nearly

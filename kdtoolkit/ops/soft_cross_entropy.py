@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from .arguments import Number, check_arguments
-from .backend import IMPLEMENTATIONS, backend
+from . import library_op, reference
+from .arguments import PLAIN, Arguments, Number, check_arguments
+from .backend import implementation
+from .call import Results
+from .function import evaluate, refuse_transforms
+from .native import MOST_MEMBERS
 from .sparse import SparseTeacher
+from .values import check_values
 
 
 def soft_cross_entropy(
@@ -62,8 +68,19 @@ def soft_cross_entropy(
         (a tensor of the rows' shape). normalizer: positive number or 0-dim tensor that replaces the sum of weights.
     teacher_weights: of the members, (members,) or (members, rows), divided by their sum; one of weight 0 is not read.
     return_parts: also return the soft and hard parts, before alpha, weighted and reduced alike, detached.
-    grad_inplace: permission to write the gradient over the memory of student_logits, which must then not be a leaf
-        and not be used by anything else. The reference needs no permission and makes no use of it.
+    grad_inplace: permission to write the gradient over the memory of student_logits, which nothing else may then use:
+        whoever kept it for a backward pass of its own gets torch's error. Not for a leaf, nor under torch.compile.
+        Another buffer is taken where that memory is not fit (expanded, shared with the teacher, last stride not 1),
+        where the graph is kept, and by the reference.
+
+    Memory: float32, float64 and bfloat16 logits with one loss have their gradient computed along with it: a step needs
+        one gradient beyond the logits, which may be freed at once. float16 logits and reduction="none" have it computed
+        in backward, with what comes in folded in before it is rounded, and keep the logits until then.
+        Copies are made of logits whose last stride is not 1 or whose rows have more than two strides, and of a list of
+        members. More than 16 members are averaged by the reference, whatever backend is in use.
+    Gradients: of student_logits only. Compiled backends refuse, with RuntimeError, to be differentiated twice, forward,
+        or inside torch.func transforms; `soft_cross_entropy_reference` supports all three.
+    torch.compile and torch.export take the op whole; values of tensors are then checked as the program runs, on a CPU.
 
     Returns the loss, or (loss, soft part, hard part), float32 (float64 for float64 logits): a scalar, 0.0 with zero
         gradient if no row counts.
@@ -73,10 +90,51 @@ def soft_cross_entropy(
     Source: Hinton, Vinyals and Dean 2015 (arXiv:1503.02531); TextBrewer (arXiv:2002.12620) for the mean of logits;
         MT-DNN-KD (arXiv:1904.09482) for the mean of probabilities; BAM (arXiv:1907.04829) for alpha over time.
     """
+    compiling = torch.compiler.is_compiling()
+    if not compiling:
+        refuse_transforms()
     call = check_arguments(
         student_logits, teacher_logits, labels, kind=kind, temperature=temperature, scale_T2=scale_T2, alpha=alpha,
         beta=beta, weight=weight, columns=columns, ignore_index=ignore_index, ignore=ignore, reduction=reduction,
         normalizer=normalizer, teacher_weights=teacher_weights, return_parts=return_parts, grad_inplace=grad_inplace,
     )  # fmt: skip
-    loss, soft, hard = IMPLEMENTATIONS[backend().name](call)
-    return (loss, soft, hard) if return_parts else loss
+    results = traced(call) if compiling else computed(call)
+    return results if return_parts else results[0]
+
+
+def computed(call: Arguments) -> Results:
+    """The results, by the backend in use."""
+    student = call.student
+    compiled = implementation("cpu" if student.is_cpu else student.device.type)
+    if compiled is None or call.members > MOST_MEMBERS:
+        check_values(call)
+        return reference.evaluate(call)
+    if type(student) not in PLAIN or recorded():
+        return library_op.call(call)
+    return evaluate(call, compiled)
+
+
+def traced(call: Arguments) -> Results:
+    """The same for torch.compile and torch.export: an operator that they can name, or the reference in full."""
+    if has_operator(call.student.device.type) and call.members <= MOST_MEMBERS:
+        return library_op.call(call)
+    return reference.evaluate(call)
+
+
+@torch.compiler.assume_constant_result
+def has_operator(device_type: str) -> bool:
+    """Whether there is a compiled backend for the operator to call; asked once, when a program is traced."""
+    return implementation(device_type) is not None
+
+
+def recorded() -> bool:
+    """Whether operations are recorded or only pretended, so that the dispatcher has to see the op as one of them.
+
+    Modes that look on (counters of memory or arithmetic) do not need that.
+    """
+    if torch._C._get_tracing_state() is not None:
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0 and any(map(torch._C._get_dispatch_mode, RECORDERS))
+
+
+RECORDERS = [getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class SparseTeacher:
     logprobs: Tensor | None = None
     tail: Tail = "bucket"
     temperature: float = 1.0
+    _kept: tuple[Any, tuple[Tensor, Tensor]] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if (self.probs is None) == (self.logprobs is None):
@@ -65,18 +66,22 @@ class SparseTeacher:
         assert values is not None
         return values
 
-    def log_probabilities(self, dtype: torch.dtype) -> Tensor:
-        """(..., k) natural logarithms in `dtype`; a probability of 0 is -inf."""
-        values = self.values.to(dtype)
-        return values.log() if self.probs is not None else values
+    def ordered(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Indices, int64, and values in `dtype`, both (rows, k) and contiguous, the indices of a row ascending.
 
-    def flatten(self) -> SparseTeacher:
-        """The same teacher with all leading dimensions made one."""
-        shape = (-1, self.indices.shape[-1])
-        return SparseTeacher(
-            self.indices.reshape(shape).long(),
-            probs=None if self.probs is None else self.probs.reshape(shape),
-            logprobs=None if self.logprobs is None else self.logprobs.reshape(shape),
-            tail=self.tail,
-            temperature=self.temperature,
-        )
+        Kept, for the same teacher may serve many calls (several students, accumulated steps).
+        """
+        if torch.compiler.is_compiling():
+            return self._sorted(dtype)
+        # Inference tensors do not count their changes, so what is made of them is made anew.
+        counted = not (self.indices.is_inference() or self.values.is_inference())
+        key = (dtype, self.indices._version, self.values._version) if counted else None
+        if self._kept is None or key is None or self._kept[0] != key:
+            object.__setattr__(self, "_kept", (key, self._sorted(dtype)))
+        assert self._kept is not None
+        return self._kept[1]
+
+    def _sorted(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        listed = self.indices.shape[-1]
+        indices, order = self.indices.reshape(-1, listed).long().sort(-1)
+        return indices, self.values.reshape(-1, listed).gather(1, order).to(dtype)

@@ -21,7 +21,7 @@ from ..recipe.schema import Train
 from ..teacher import Teacher
 from ..training.board import Board
 from .label import label_splits
-from .refusals import collected, raise_together, refuse
+from .refusals import collected, op_device, raise_together, refuse
 from .stages import prepare, something_to_learn
 from .student import StudentData, new_student, tokenize, train_student
 from .teach import built, gold_rows, members, teacher_checkpoint
@@ -46,7 +46,7 @@ def check(recipe: Recipe) -> CheckReport:
     torch.set_num_threads(recipe.train.threads or 1)
     _precision(recipe, report)
     with collected(problems):
-        report.lines.append("op backend: {} ({})".format(*backend()))
+        report.lines.append("op backend: {} ({})".format(*backend(op_device())))
     with tempfile.TemporaryDirectory(prefix="kdtool-check-") as name:
         folder, data = Path(name), {}
         with collected(problems):

@@ -56,7 +56,7 @@ def refuse(recipe: Recipe, tasks: Sequence[Task], folder: Path, *, teacher_sourc
     with collected(problems):
         problems += option_problems(recipe)
     with collected(problems):
-        backend()
+        backend(op_device())
     width = None
     with collected(problems):
         width = _try_tokenizer(recipe, folder, teacher_source)
@@ -68,6 +68,11 @@ def refuse(recipe: Recipe, tasks: Sequence[Task], folder: Path, *, teacher_sourc
             "optimizer.learning_rate: %g is much for a student that starts from a checkpoint; 1e-5 to 1e-4 are usual",
             recipe.optimizer.learning_rate,
         )
+
+
+def op_device() -> str:
+    """The type of device on which a run computes its loss."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _try_tokenizer(recipe: Recipe, folder: Path, teacher_source: str | None) -> int | None:

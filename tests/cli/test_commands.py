@@ -181,9 +181,31 @@ def test_plugins_are_listed_from_metadata_and_explained(run):
 def test_doctor_names_versions_devices_op_and_store(run):
     found = json.loads(run("doctor", "--json").output)
     assert found["versions"]["kdtoolkit"] == kdtoolkit.__version__
-    assert found["op"]["reason"] and found["devices"][0].startswith("cpu")
+    assert found["op"]["reason"] and found["op"]["files"] and found["devices"][0].startswith("cpu")
     assert found["store"]["folder"] == os.environ["KDTOOLKIT_STORE"]
     assert "op:" in run("doctor").output
+
+
+def test_doctor_says_which_op_is_in_use_and_why_not_another(run, monkeypatch, tmp_path):
+    from kdtoolkit.ops import native
+
+    def op():
+        native.library.cache_clear()
+        return json.loads(run("doctor", "--json").output)["op"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "found_file", lambda: None)
+        found = op()
+        assert found["backend"] == "reference" and "pure-Python install" in found["reason"]
+        broken = tmp_path / "libkdtoolkit_ops.so"
+        broken.write_text("no library")
+        patch.setattr(native, "found_file", lambda: broken)
+        found = op()
+        assert found["backend"] == "none" and str(broken) in found["reason"] and "install" in found["reason"]
+        assert found["files"][0] == str(broken)
+    native.library.cache_clear()
+    monkeypatch.setenv("KDTOOLKIT_OP_BACKEND", "reference")
+    assert "KDTOOLKIT_OP_BACKEND=reference" in op()["reason"]
 
 
 def test_clean_deletes_only_what_it_lists_and_only_when_told(run, tmp_path, monkeypatch):

@@ -64,7 +64,18 @@ WRONG = {
     "columns float": ((Z, V), {"columns": (ROW, ROW)}, "columns, start"),
     "weights alone": ((Z, V, Y), {"teacher_weights": [1.0, 2.0]}, r"teacher_weights: expected shape \(1,\)"),
     "weights zero": ((Z, [V, V]), {"teacher_weights": [0.0, 0.0]}, "not all 0"),
+    "weights zero in a row": (
+        (Z, [V, V]),
+        {"teacher_weights": torch.tensor([[1.0, 0.0, 1.0, 1.0]] * 2)},
+        r"received \[0.0, 0.0\] in row 1",
+    ),
     "weights negative": ((Z, [V, V]), {"teacher_weights": [1.0, -1.0]}, "teacher_weights.*>= 0"),
+    "ignore_index text": ((Z, V), {"ignore_index": "-100"}, "ignore_index: expected a whole number, received '-100'"),
+    "in place on a view": (
+        (Z.clone().requires_grad_()[1:], V[1:]),
+        {"grad_inplace": True},
+        "received a view of a leaf",
+    ),
     "in place on a leaf": ((Z.clone().requires_grad_(), V), {"grad_inplace": True}, "received a leaf"),
 }
 

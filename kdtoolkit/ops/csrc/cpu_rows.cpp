@@ -405,7 +405,7 @@ template <class V> struct kd_short {
 
     // numbers[j][lane] = element j of the lane's row.
     template <class S> KD_FN void fetch(const void* data, kd_int type, kd_int outer, kd_int inner, kd_int member,
-                                        const A* starts, const A* sizes, S* tag) {
+                                        const kd_int* starts, const A* sizes, S* tag) {
         if (here == width && !call.count && call.inner >= call.rows) {  // evenly spaced rows of one length
             const S* first_row = (const S*)data + from * inner + member;
             for (int j = 0; j < (int)call.classes; ++j)
@@ -414,19 +414,19 @@ template <class V> struct kd_short {
             return;
         }
         for (int lane = 0; lane < here; ++lane) {
-            kd_int at = kd_place(from + lane, call.inner, outer, inner) + member + (kd_int)starts[lane];
+            kd_int at = kd_place(from + lane, call.inner, outer, inner) + member + starts[lane];
             int size = (int)sizes[lane];
             for (int j = 0; j < size; ++j) numbers[j][lane] = kd_read<A>(data, at + j, type, tag);
         }
     }
-    KD_FN void fetched(const void* data, kd_int type, kd_int outer, kd_int inner, kd_int member, const A* starts,
+    KD_FN void fetched(const void* data, kd_int type, kd_int outer, kd_int inner, kd_int member, const kd_int* starts,
                        const A* sizes) {
         if (type == KD_FLOAT32) fetch(data, type, outer, inner, member, starts, sizes, (float*)0);
         else if (type == KD_BFLOAT16) fetch(data, type, outer, inner, member, starts, sizes, (kd_bfloat16*)0);
         else if (type == KD_FLOAT16) fetch(data, type, outer, inner, member, starts, sizes, (kd_half*)0);
         else fetch(data, type, outer, inner, member, starts, sizes, (double*)0);
     }
-    template <class S> KD_FN void put(const bool* mine, bool all, const A* starts, const A* sizes, S* tag) const {
+    template <class S> KD_FN void put(const bool* mine, bool all, const kd_int* starts, const A* sizes, S* tag) const {
         if (all && here == width && !call.count && call.inner >= call.rows) {
             S* first_row = (S*)call.gradient + from * call.gradient_inner;
             for (int j = 0; j < (int)call.classes; ++j)
@@ -436,7 +436,7 @@ template <class V> struct kd_short {
         }
         for (int lane = 0; lane < here; ++lane) {
             if (!mine[lane]) continue;
-            kd_int at = kd_place(from + lane, call.inner, call.gradient_outer, call.gradient_inner) + (kd_int)starts[lane];
+            kd_int at = kd_place(from + lane, call.inner, call.gradient_outer, call.gradient_inner) + starts[lane];
             int size = (int)sizes[lane];
             for (int j = 0; j < size; ++j) kd_write<A>(call.gradient, at + j, numbers[j][lane], call.student_type, tag);
         }
@@ -457,8 +457,9 @@ static void kd_short_rows(const kd_call& call, kd_int first, kd_int last, typena
     team.wants_gradient = call.gradient != 0;
     team.count = (int)call.members;
     team.hard = call.temperatures ? KD_HARD : kd_hard_at(call.temperature);
-    const A none[width] = {};
-    A starts[width] = {}, sizes[width];
+    const kd_int none[width] = {};
+    kd_int starts[width] = {};
+    A sizes[width];
     for (kd_int from = first; from < last; from += width) {
         int here = last - from < width ? (int)(last - from) : width, most = (int)call.classes;
         rows.from = from;
@@ -508,7 +509,7 @@ static void kd_short_rows(const kd_call& call, kd_int first, kd_int last, typena
         if (call.count) {
             most = 1;
             for (int lane = 0; lane < here; ++lane) {
-                starts[lane] = (A)call.start[from + lane];
+                starts[lane] = call.start[from + lane];
                 if (sizes[lane] > (A)most) most = (int)sizes[lane];
             }
         }
@@ -516,7 +517,9 @@ static void kd_short_rows(const kd_call& call, kd_int first, kd_int last, typena
         rows.fetched(call.student, call.student_type, call.student_outer, call.student_inner, 0, starts, sizes);
         for (int j = 0; j < most; ++j)
             team.student[j] = select(V(j) < team.sizes, select(idle, zero, lanes::of(rows.numbers[j])), masked);
-        bool taught = any(values.soft), has_labels = any(values.hard);
+        // With one member rows go the same way whether they have a soft part or not, lest a row's last bits depend on
+        // the rows beside it.
+        bool taught = any(values.soft) || call.members == 1, has_labels = any(values.hard);
         for (int k = 0; taught && k < call.members; ++k) {
             rows.fetched(call.teacher, call.teacher_type, call.teacher_outer, call.teacher_inner,
                          k * call.teacher_member, none, sizes);

@@ -295,7 +295,7 @@ KD_FN kd_parts<typename Team::X> kd_sparse_row(Team& team, const Row& row, int k
     if (tail == KD_RENORM) team.listed_normaliser([&](auto b) { return team.listed_log(b); }, X(1), whole);
     auto log_p = [&](auto b) { return team.listed_log(b) - whole.maximum - whole.log; };
 
-    X mass[1], sums[2], others[2] = {X(0), X(0)};
+    X mass[1], sums[2] = {X(0), X(0)}, others[2] = {X(0), X(0)};
     team.template listed_sum<1>([&](auto b, X (&terms)[1]) { terms[0] = exponential(log_p(b)); }, mass);
     X unlisted = team.columns() - X(team.listed()), rest = larger(X(1) - mass[0], X(0));
     rest = select(unlisted == X(0), X(0), rest);
@@ -339,7 +339,8 @@ KD_FN kd_parts<typename Team::X> kd_sparse_row(Team& team, const Row& row, int k
     if (team.wants_gradient) {
         team.unlisted_map([&](auto at) {
             X z = team.z(at), lq = log_q(z), slope = X(0);
-            if (tail == KD_BUCKET) slope = slope_rest * exponential(lq - log_q_rest);
+            if (tail == KD_BUCKET)  // a masked class has no part in the bucket, even if the bucket has no other
+                slope = select(lq == -infinity, X(0), slope_rest * exponential(lq - log_q_rest));
             else if (tail == KD_TRUNCATED) slope = total * exponential(lq);
             else if (tail == KD_UNIFORM) slope = slope_of(exponential(lq), lq, exponential(log_even), log_even);
             slope = slope * row.soft_gradient;
@@ -375,7 +376,7 @@ template <class A> struct kd_asked {
     kd_int label;      // -1: none, or one outside the row's columns
     kd_int start, count;
     A soft_gradient, hard_gradient, soft_scale;  // soft_scale: T squared or 1
-    bool unknown_label;
+    bool impossible;  // a kind or columns that do not exist, where nobody looked: the row is not a number
 };
 
 template <class A> KD_FN A kd_of_row(const void* values, double value, kd_int row) {
@@ -407,10 +408,14 @@ template <class A> KD_FN kd_asked<A> kd_ask(const kd_call& call, kd_int row, A s
     asked.beta = kd_of_row<A>(call.betas, call.beta, row);
     asked.start = call.start ? call.start[row] : 0;
     asked.count = call.count ? call.count[row] : call.classes;
+    kd_int most = call.members > 0 && call.width < call.classes ? call.width : call.classes;
+    asked.impossible = asked.start < 0 || asked.count < 1 || asked.count > most || asked.start > call.classes - asked.count ||
+                       asked.kind < 0 || asked.kind >= KD_KINDS;
+    if (asked.impossible) asked.start = 0, asked.count = 1, asked.kind = KD_CE;
     asked.hard = asked.counts && labelled;
     asked.soft = asked.counts && asked.alpha < A(1) && (call.members > 0 || call.listed > 0);
-    asked.unknown_label = asked.hard && (asked.label < 0 || asked.label >= asked.count);
-    if (!asked.hard || asked.unknown_label) asked.label = -1;
+    if (asked.hard && (asked.label < 0 || asked.label >= asked.count)) asked.impossible = true;
+    if (!asked.hard || asked.impossible) asked.label = -1;
     bool softened = asked.kind != KD_MSE && asked.kind != KD_MSE_CENTERED;
     A squared = asked.temperature * asked.temperature, one = A(1);
     asked.soft_scale = softened && call.scale_T2 ? squared : one;
@@ -423,14 +428,14 @@ template <class A> KD_FN kd_asked<A> kd_ask(const kd_call& call, kd_int row, A s
     A whole = asked.weight * scale * incoming;
     asked.soft_gradient = asked.soft ? whole * (one - asked.alpha) * unit : A(0);
     asked.hard_gradient = asked.hard ? whole * asked.alpha : A(0);
-    if (asked.unknown_label || asked.kind < 0 || asked.kind >= KD_KINDS) asked.hard_gradient = kd_constant<A>::nan();
+    if (asked.impossible) asked.hard_gradient = asked.soft_gradient = kd_constant<A>::nan();
     return asked;
 }
 
 // The row's part of the results: loss, soft part, hard part, each times the row's weight.
 template <class A> KD_FN void kd_answer(const kd_asked<A>& asked, A soft, A hard, A (&out)[3]) {
     A zero = A(0);
-    if (asked.unknown_label || asked.kind < 0 || asked.kind >= KD_KINDS) hard = kd_constant<A>::nan();
+    if (asked.impossible) hard = kd_constant<A>::nan();
     soft = asked.soft ? soft * asked.soft_scale : zero;
     hard = asked.hard || hard != hard ? hard : zero;
     A mixed = (asked.hard ? asked.alpha * hard : hard) + (asked.soft ? (A(1) - asked.alpha) * soft : zero);
