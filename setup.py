@@ -164,7 +164,8 @@ class BuildNative(build_ext):
         nvcc = find_nvcc()
         assert nvcc is not None, "an extension without nvcc"
         source = str(SOURCES / "soft_cross_entropy.cu")
-        self.compile([nvcc, "-fatbin", "--threads=0", "-std=c++17", "-O3", *cuda_targets(), source, "-o", str(out)])
+        options = ["-fatbin", "-Xfatbin=-compress-all", "--threads=0", "-std=c++17", "-O3"]
+        self.compile([nvcc, *options, *cuda_targets(), source, "-o", str(out)])
 
     def compile(self, command: list[str]) -> None:
         """Runs a compiler. What it says is in the build log, or in the error if it fails."""

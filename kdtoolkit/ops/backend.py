@@ -21,7 +21,7 @@ from ..errors import InputError
 from .arguments import Arguments
 
 VARIABLE = "KDTOOLKIT_OP_BACKEND"
-COMPILED = {"cpu": ("cpu_backend", ("cpu",)), "cuda": ("cuda_backend", ("cuda-prebuilt", "cuda-nvrtc"))}
+COMPILED = {"cpu": ("cpu_backend", ("cpu",)), "cuda": ("cuda.backend", ("cuda-prebuilt", "cuda-nvrtc"))}
 """Device type -> the module of its compiled backend, imported for such tensors only, and the names it may have."""
 
 

@@ -160,7 +160,7 @@ def cuda(monkeypatch):
     module = types.SimpleNamespace(says=("cuda-nvrtc", "compiled here"))
     module.choose = lambda: module.says
     real = MODULE._module
-    monkeypatch.setattr(MODULE, "_module", lambda name: module if name == "cuda_backend" else real(name))
+    monkeypatch.setattr(MODULE, "_module", lambda name: module if name == "cuda.backend" else real(name))
     return module
 
 

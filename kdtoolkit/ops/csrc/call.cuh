@@ -71,7 +71,7 @@ struct kd_call {
     kd_int check;     // CPU: look at the values first, and return what is wrong with them
     kd_int* bad_row;  // CPU: the first row that is wrong
 
-    void* row_results;  // CUDA: (3, rows) of type A, scratch for the reduction
+    void* row_results;  // CUDA: (blocks of the launch, 3) doubles, scratch for the reduction
     int* counter;       // CUDA: 0 before the launch, and again after it
 };
 

@@ -1,6 +1,6 @@
 // The op on a GPU: device code only. nvcc, NVRTC and (with the shim of tests/ops/shim) g++ compile this one file.
 //
-// Launches are made from Python (cuda_backend.py), which chooses kernel, grid and shared memory:
+// Launches are made from Python (kdtoolkit/ops/cuda), which chooses kernel, grid and shared memory:
 //
 //   kd_group4, _group8, _group32       rows of at most so many columns: as many neighbouring threads, a column each
 //   kd_warp, kd_block                  longer rows, 16 bytes at a time, by a warp or by all threads of a block. The row
@@ -567,10 +567,11 @@ template <class A, class Threads> struct kd_general {
         }, out);
     }
 
-    // The list of a sparse teacher.
+    // The list of a sparse teacher. Nobody looked at its classes: one that the row does not have makes it not a number.
     KD_FN kd_int listed() const { return call.listed; }
     KD_FN kd_int index(place b) const { return call.listed_index[row * call.listed + b.j]; }
-    KD_FN A listed_z(place b) const { return student(index(b)); }
+    KD_FN bool is_class(kd_int j) const { return j >= 0 && j < size; }
+    KD_FN A listed_z(place b) const { return is_class(index(b)) ? student(index(b)) : kd_constant<A>::nan(); }
     KD_FN A listed_log(place b) const {
         A value = ((const A*)call.listed_value)[row * call.listed + b.j];
         return call.listed_is_log ? value : logarithm(value);
@@ -601,7 +602,10 @@ template <class A, class Threads> struct kd_general {
         });
     }
     template <class F> KD_FN void listed_map(F f) const {
-        each(call.listed, [&](place b) { stored(index(b), f(b)); });
+        each(call.listed, [&](place b) {
+            A slope = f(b);
+            if (is_class(index(b))) stored(index(b), slope);
+        });
     }
 };
 
