@@ -274,17 +274,27 @@ template <class V> struct kd_rows_in_lanes {
     KD_FN V columns() const { return sizes; }
     KD_FN int members() const { return count; }
     KD_FN V share(int k) const { return share_of[k]; }
-    template <class F> KD_FN void normaliser(F f, V scale, kd_norm<V>& out) const {
-        V top = f(0), sum = V(0), binary = scale * V(KD_LOG2E);
+    template <int HARD, class F> KD_FN void running(F f, V scale, kd_norm<V>& out, kd_norm<V>& plain) const {
+        V top = f(0), sum = V(0), plain_sum = V(0), binary = scale * V(KD_LOG2E);
         for (int j = 1; j < most; ++j) top = larger(f(j), top);
-        for (int j = 0; j < most; ++j)
-            sum = sum + select(V(j) < sizes, power_of_two((f(j) - top) * binary), V(0));
+        for (int j = 0; j < most; ++j) {
+            M inside = V(j) < sizes;
+            V d = f(j) - top, e = power_of_two(d * binary);
+            sum = sum + select(inside, e, V(0));
+            if (HARD == KD_HARD || HARD == KD_HARD_AT_2)
+                plain_sum = plain_sum + select(inside, kd_plain_exponential<HARD>(e, d), V(0));
+        }
         out = {top, V(1) / sum, logarithm(sum)};
+        if (HARD == KD_HARD_AT_1) plain = out;
+        else if (HARD) plain = {top, V(1) / plain_sum, logarithm(plain_sum)};
+    }
+    template <class F> KD_FN void normaliser(F f, V scale, kd_norm<V>& out) const {
+        running<KD_NO_HARD>(f, scale, out, out);
     }
     template <class F> KD_FN void normalisers(F f, V scale, kd_norm<V>& out, kd_norm<V>& plain) const {
-        normaliser(f, scale, out);
-        if (hard == KD_HARD_AT_1) plain = out;
-        else normaliser(f, V(1), plain);
+        if (hard == KD_HARD_AT_1) running<KD_HARD_AT_1>(f, scale, out, plain);
+        else if (hard == KD_HARD_AT_2) running<KD_HARD_AT_2>(f, scale, out, plain);
+        else running<KD_HARD>(f, scale, out, plain);
     }
     template <int n, class F> KD_FN void sum(F f, V (&out)[n]) const {
         for (int i = 0; i < n; ++i) out[i] = V(0);
@@ -393,14 +403,21 @@ template <class V> struct kd_short {
         for (int lane = 0; lane < width; ++lane) out[lane] = lane < here ? (A)values[from + lane] : rest;
         return lanes::of(out);
     }
-    KD_FN V label_of_rows() const {
-        A out[width];
-        for (int lane = 0; lane < width; ++lane) {
-            kd_int row = lane < here ? from + lane : from;
-            kd_int label = call.label_bytes == 8 ? ((const kd_int*)call.labels)[row] : (kd_int)((const int*)call.labels)[row];
-            out[lane] = label == call.ignore_index ? A(-2) : label < 0 || label > KD_SHORT ? A(KD_SHORT) : (A)label;
+    // -2: ignored; KD_SHORT: no class of any row.
+    template <class L> KD_FN V labels_of(const L* labels) const {
+        A out[width] = {};
+        const L ignored = (L)call.ignore_index;
+        const bool possible = (kd_int)ignored == call.ignore_index;
+        for (int lane = 0; lane < here; ++lane) {
+            L label = labels[from + lane];
+            A value = (A)label;
+            value = (label < 0) | (label > KD_SHORT) ? A(KD_SHORT) : value;
+            out[lane] = possible & (label == ignored) ? A(-2) : value;
         }
         return lanes::of(out);
+    }
+    KD_FN V label_of_rows() const {
+        return call.label_bytes == 8 ? labels_of((const kd_int*)call.labels) : labels_of((const int*)call.labels);
     }
 
     // numbers[j][lane] = element j of the lane's row.
@@ -435,7 +452,7 @@ template <class V> struct kd_short {
             return;
         }
         for (int lane = 0; lane < here; ++lane) {
-            if (!mine[lane]) continue;
+            if (!all && !mine[lane]) continue;
             kd_int at = kd_place(from + lane, call.inner, call.gradient_outer, call.gradient_inner) + starts[lane];
             int size = (int)sizes[lane];
             for (int j = 0; j < size; ++j) kd_write<A>(call.gradient, at + j, numbers[j][lane], call.student_type, tag);
@@ -460,6 +477,8 @@ static void kd_short_rows(const kd_call& call, kd_int first, kd_int last, typena
     const kd_int none[width] = {};
     kd_int starts[width] = {};
     A sizes[width];
+    const bool one_temperature = !call.temperatures;
+    const V common = V((A)call.temperature), common_scale = one / common;
     for (kd_int from = first; from < last; from += width) {
         int here = last - from < width ? (int)(last - from) : width, most = (int)call.classes;
         rows.from = from;
@@ -480,8 +499,9 @@ static void kd_short_rows(const kd_call& call, kd_int first, kd_int last, typena
         V has_soft = teacher ? select(idle, zero, select(alpha < one, one, zero)) : zero;
         // A label that is no class of its row, and a hard part of bce, are not a number.
         V unknown = select(size < label + one, one, zero) * has_hard;
-        V temperature = select(idle, one, rows.given(call.temperatures, call.temperature, A(1)));
-        V soft_scale = call.scale_T2 ? temperature * temperature : one, unit = soft_scale / temperature;
+        V temperature = one_temperature ? common : select(idle, one, rows.given(call.temperatures, 0, A(1)));
+        V inverse = one_temperature ? common_scale : one / temperature;
+        V soft_scale = call.scale_T2 ? temperature * temperature : one, unit = call.scale_T2 ? temperature : inverse;
         V plain = select(kind == V(KD_MSE), one, select(kind == V(KD_MSE_CENTERED), one, zero));
         soft_scale = select(plain == one, one, soft_scale);
         unit = select(plain == one, one, unit);
@@ -494,7 +514,7 @@ static void kd_short_rows(const kd_call& call, kd_int first, kd_int last, typena
         if (call.grad_output)
             incoming = incoming * (call.grad_output_stride ? rows.given(call.grad_output, 0, A(0)) : V(*(const A*)call.grad_output));
         kd_row_values<V, M> values;
-        values.scale = one / temperature;
+        values.scale = inverse;
         values.beta = rows.given(call.betas, call.beta, A(0.5));
         values.soft_gradient = select(has_soft == one, weight * incoming * (one - alpha) * unit, zero);
         values.hard_gradient = select(has_hard == one, weight * incoming * alpha, zero);
@@ -539,15 +559,20 @@ static void kd_short_rows(const kd_call& call, kd_int first, kd_int last, typena
             for (int k = 0; k < call.members; ++k) team.share_of[k] = team.share_of[k] / total;
         }
 
-        bool written[width], kinds[KD_KINDS] = {};
-        A kind_of[width], counts[width];
-        lanes::to(counts, select(idle, zero, one));
-        lanes::to(kind_of, kind);
-        for (int lane = 0; lane < here; ++lane) {
-            bool known = kind_of[lane] >= A(0) && kind_of[lane] < A(KD_KINDS);
-            if (!known) kind_of[lane] = A(0);
-            if (counts[lane] != A(0)) kinds[(int)kind_of[lane]] = true;
-            if (call.gradient && (call.count || counts[lane] == A(0))) kd_zeros(call, from + lane, 0, call.classes);
+        bool written[width] = {}, kinds[KD_KINDS] = {}, every = here == width && !call.count && !any(idle);
+        A kind_of[width] = {}, counts[width] = {};
+        if (every && !call.kinds) {  // the usual call: all rows alike
+            kinds[call.kind] = true;
+        } else {
+            lanes::to(counts, select(idle, zero, one));
+            lanes::to(kind_of, kind);
+            for (int lane = 0; lane < here; ++lane) {
+                bool known = kind_of[lane] >= A(0) && kind_of[lane] < A(KD_KINDS);
+                if (!known) kind_of[lane] = A(0);
+                if (counts[lane] != A(0)) kinds[(int)kind_of[lane]] = true;
+                if (call.gradient && (call.count || counts[lane] == A(0))) kd_zeros(call, from + lane, 0, call.classes);
+            }
+            kind = lanes::of(kind_of);
         }
         V soft = zero, hard = zero;
         for (int one_kind = 0; one_kind < KD_KINDS; ++one_kind) {
@@ -557,16 +582,14 @@ static void kd_short_rows(const kd_call& call, kd_int first, kd_int last, typena
             if (hot && one_kind == KD_CE) parts = kd_hot<false>(team, values, has_labels);
             else if (hot && one_kind == KD_KL) parts = kd_hot<true>(team, values, has_labels);
             else parts = kd_any_row(team, values, one_kind, KD_DENSE);
-            M mine = lanes::of(kind_of) == V(one_kind);
+            M mine = kind == V(one_kind);
             soft = select(mine, parts.soft, soft);
             hard = select(mine, parts.hard, hard);
             if (!call.gradient) continue;
             for (int j = 0; j < most; ++j) lanes::to(rows.numbers[j], team.slopes[j]);
-            bool all = true;
-            for (int lane = 0; lane < width; ++lane) {
+            bool all = every && !call.kinds;
+            for (int lane = 0; !all && lane < here; ++lane)
                 written[lane] = counts[lane] != A(0) && kind_of[lane] == (A)one_kind;
-                all = all && written[lane];
-            }
             if (call.student_type == KD_FLOAT32) rows.put(written, all, starts, sizes, (float*)0);
             else if (call.student_type == KD_BFLOAT16) rows.put(written, all, starts, sizes, (kd_bfloat16*)0);
             else if (call.student_type == KD_FLOAT16) rows.put(written, all, starts, sizes, (kd_half*)0);

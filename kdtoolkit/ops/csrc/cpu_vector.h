@@ -294,6 +294,46 @@ template <> struct kd_lanes<kd_vector> {
         to(values, x);
         for (int lane = 0; lane < n; ++lane) kd_write<float>(data, i + lane, values[lane], type, tag);
     }
+#ifdef KD_AVX512
+    static KD_FN kd_vector load(const void* data, kd_int i, kd_int, int n, kd_vector rest, float*) {
+        return _mm512_mask_loadu_ps(rest.v, first(n).bits, (const float*)data + i);
+    }
+    static KD_FN void store(void* data, kd_int i, kd_int, int n, kd_vector x, float*) {
+        _mm512_mask_storeu_ps((float*)data + i, first(n).bits, x.v);
+    }
+    static KD_FN kd_vector load(const void* data, kd_int i, kd_int, int n, kd_vector rest, kd_bfloat16*) {
+        __m512i words = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n).bits, (const kd_bfloat16*)data + i));
+        return select(first(n), kd_vector(_mm512_castsi512_ps(_mm512_slli_epi32(words, 16))), rest);
+    }
+    static KD_FN kd_vector load(const void* data, kd_int i, kd_int, int n, kd_vector rest, kd_half*) {
+        __m256i words = _mm256_maskz_loadu_epi16(first(n).bits, (const kd_half*)data + i);
+        return select(first(n), kd_vector(_mm512_cvtph_ps(words)), rest);
+    }
+    static KD_FN void store(void* data, kd_int i, kd_int, int n, kd_vector x, kd_bfloat16*) {
+        kd_bfloat16 values[width];
+        store(values, 0, 0, x, (kd_bfloat16*)0);
+        _mm256_mask_storeu_epi16((kd_bfloat16*)data + i, first(n).bits, _mm256_loadu_si256((const __m256i*)values));
+    }
+#else
+    static KD_FN kd_vector load(const void* data, kd_int i, kd_int, int n, kd_vector rest, float*) {
+        __m256i mask = _mm256_castps_si256(first(n).bits);
+        return select(first(n), kd_vector(_mm256_maskload_ps((const float*)data + i, mask)), rest);
+    }
+    static KD_FN void store(void* data, kd_int i, kd_int, int n, kd_vector x, float*) {
+        _mm256_maskstore_ps((float*)data + i, _mm256_castps_si256(first(n).bits), x.v);
+    }
+#endif
+    static KD_FN kd_vector load(const void* data, kd_int i, kd_int type, int n, kd_vector rest, kd_any*) {
+        if (type == KD_FLOAT32) return load(data, i, type, n, rest, (float*)0);
+        if (type == KD_BFLOAT16) return load(data, i, type, n, rest, (kd_bfloat16*)0);
+        if (type == KD_FLOAT16) return load(data, i, type, n, rest, (kd_half*)0);
+        return load(data, i, type, n, rest, (double*)0);
+    }
+    static KD_FN void store(void* data, kd_int i, kd_int type, int n, kd_vector x, kd_any*) {
+        if (type == KD_FLOAT32) store(data, i, type, n, x, (float*)0);
+        else if (type == KD_BFLOAT16) store(data, i, type, n, x, (kd_bfloat16*)0);
+        else store(data, i, type, n, x, (kd_half*)0);
+    }
 };
 
 #endif

@@ -161,32 +161,36 @@ template <class Team> struct kd_mixture {
     typedef typename Team::X X;
     const Team& team;
     const X scale;
-    kd_norm<X> norms[KD_MOST_MEMBERS];
+    X maxima[KD_MOST_MEMBERS], offsets[KD_MOST_MEMBERS];  // offset: the logarithm of (sum / share)
 
     KD_FN kd_mixture(Team& team_, X scale_) : team(team_), scale(scale_) {
-        for (int k = 0; k < team.members(); ++k)
-            team_.normaliser([&](auto at) { return read(at, k); }, scale, norms[k]);
+        for (int k = 0; k < team.members(); ++k) {
+            kd_norm<X> norm;
+            team_.normaliser([&](auto at) { return read(at, k); }, scale, norm);
+            maxima[k] = norm.maximum;
+            offsets[k] = team.members() == 1 ? norm.log : norm.log - logarithm(team.share(k));
+        }
     }
     template <class At> KD_FN X read(At at, int k) const {  // a member of share 0 is not read
         return select(team.share(k) == X(0), X(0), team.v(at, k));
     }
     template <class At> KD_FN X log_of(At at, int k) const {
-        return (read(at, k) - norms[k].maximum) * scale - norms[k].log;
+        return (read(at, k) - maxima[k]) * scale - offsets[k];
     }
-    template <class At> KD_FN void at(At at, X& p, X& log_p) const {
+    // The logarithm only if it is wanted: then from the logarithms, for each probability may be too small for a number.
+    template <class At> KD_FN void at(At at, bool wants_log, X& p, X& log_p) const {
         if (team.members() == 1) {
             log_p = log_of(at, 0);
             p = exponential(log_p);
             return;
         }
-        // In logarithms, for each of the probabilities may be too small for a number.
         X top = -kd_constant<X>::infinity(), sum = X(0);
-        for (int k = 0; k < team.members(); ++k) top = larger(log_of(at, k) + logarithm(team.share(k)), top);
+        if (wants_log)
+            for (int k = 0; k < team.members(); ++k) top = larger(log_of(at, k), top);
         X shift = select(top == -kd_constant<X>::infinity(), X(0), top);
-        for (int k = 0; k < team.members(); ++k)
-            sum = sum + exponential(log_of(at, k) + logarithm(team.share(k)) - shift);
-        log_p = shift + logarithm(sum);
-        p = exponential(log_p);
+        for (int k = 0; k < team.members(); ++k) sum = sum + exponential(log_of(at, k) - shift);
+        log_p = wants_log ? shift + logarithm(sum) : X(0);
+        p = wants_log ? exponential(shift) * sum : sum;
     }
 };
 
@@ -194,15 +198,17 @@ template <class Team> struct kd_mixture {
 template <class Team, class Row>
 KD_FN kd_parts<typename Team::X> kd_dense_row(Team& team, const Row& row, int kind) {
     typedef typename Team::X X;
-    kd_norm<X> student, plain;
-    team.normalisers([&](auto at) { return team.z(at); }, row.scale, student, plain);
+    bool needs_row = kind != KD_CE && kind != KD_KL, has_hard = any(row.hard);
+    kd_norm<X> student, plain = {X(0), X(0), X(0)};
+    auto z = [&](auto at) { return team.z(at); };
+    if (has_hard) team.normalisers(z, row.scale, student, plain);
+    else team.normaliser(z, row.scale, student);
     kd_mixture<Team> teacher(team, row.scale);
     X sums[2] = {X(0), X(0)};
-    bool needs_row = kind != KD_CE && kind != KD_KL, has_hard = any(row.hard);
     X label = has_hard ? team.z_label() : X(0);
     auto visit = [&](auto at, X (&terms)[2]) {
         X p, log_p, shifted = team.z(at) - student.maximum;
-        teacher.at(at, p, log_p);
+        teacher.at(at, kind != KD_CE && kind != KD_TVD, p, log_p);
         X log_q = shifted * row.scale - student.log, q = exponential(log_q);
         X slope = kd_slope(kind, q, log_q, p, log_p, row.beta, sums[1]) * row.soft_gradient;
         kd_terms(kind, q, log_q, p, log_p, row.beta, terms);
