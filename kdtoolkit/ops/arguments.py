@@ -125,8 +125,10 @@ def check_arguments(
         ignore_index = whole_number("ignore_index", ignore_index)
 
     kind_code = check_kind(kind, teacher_logits, shape, device)
-    temperature = number("temperature", temperature, POSITIVE, shape, device)
-    alpha = number("alpha", alpha, SHARE, shape, device)
+    if not (temperature.__class__ is float and 0.0 < temperature < math.inf):
+        temperature = number("temperature", temperature, POSITIVE, shape, device)
+    if not (alpha.__class__ is float and 0.0 <= alpha <= 1.0):
+        alpha = number("alpha", alpha, SHARE, shape, device)
     weight = 1.0 if weight is None else number("weight", weight, WEIGHT, shape, device)
     reads_beta = kind_code.__class__ is not int or kind_code == KINDS["jsd"]
     beta = number("beta", beta, INSIDE, shape, device) if reads_beta else 0.5
