@@ -81,4 +81,7 @@ enum {
     KD_BAD_BINARY, KD_BAD_SHARES, KD_BAD_LISTED, KD_BAD_VERSION = -1, KD_NO_MEMORY = -2,
 };
 
+// Labels of a call in which all rows have the same alpha and weight: how many count, how many of these are no class.
+struct kd_label_counts { kd_int kept, outside; };
+
 #endif

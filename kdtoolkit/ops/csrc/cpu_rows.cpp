@@ -650,6 +650,16 @@ typedef kd_vector kd_floats;
 typedef float kd_floats;
 #endif
 
+template <class L> static kd_label_counts kd_count_labels(const kd_call& call, const L* labels) {
+    kd_label_counts counts = {0, 0};
+    for (kd_int row = 0; row < call.rows; ++row) {  // without branches, so that it is done in vectors
+        kd_int label = labels[row], kept = label != call.ignore_index;
+        counts.kept += kept;
+        counts.outside += kept & ((label < 0) | (label >= call.classes));
+    }
+    return counts;
+}
+
 // The functions that soft_cross_entropy.cpp reaches by the name of the instruction set. float64 is the portable one's.
 void rows(const kd_call& call, kd_int first, kd_int last, double scale, double (&out)[3]) {
     kd_totals totals = {0, 0, 0};
@@ -668,6 +678,11 @@ void scaled(const kd_call& call, kd_int first, kd_int last, double factor) {
     if (call.student_type == KD_FLOAT64) return kd_scaled<double>(call, first, last, factor);
 #endif
     kd_scaled<kd_floats>(call, first, last, kd_floats((float)factor));
+}
+
+kd_label_counts labels(const kd_call& call) {
+    return call.label_bytes == 8 ? kd_count_labels(call, (const kd_int*)call.labels)
+                                 : kd_count_labels(call, (const int*)call.labels);
 }
 
 }  // namespace KD_NAMESPACE

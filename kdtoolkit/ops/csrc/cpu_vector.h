@@ -228,19 +228,30 @@ template <> struct kd_lanes<kd_vector> {
 
     static KD_FN kd_vector load(const void* data, kd_int i, kd_int, float*) { return of((const float*)data + i); }
 #ifdef KD_AVX512
+    // A bfloat16 is the upper half of a float: one permutation puts 16 of them there, another takes them out.
+    static KD_FN kd_vector widened(__m256i words) {
+        const __m512i places = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0,
+                                                7, 0, 6, 0, 5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0, 0);
+        const __mmask32 upper = 0xaaaaaaaau;
+        return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(upper, places, _mm512_castsi256_si512(words)));
+    }
+    static KD_FN __m256i narrowed(kd_vector x) {  // to the nearest, ties to even
+        const __m512i places = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                                                31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+        __m512i word = _mm512_castps_si512(x.v), up = _mm512_add_epi32(word, _mm512_set1_epi32(0x7fff));
+        __mmask16 odd = _mm512_test_epi32_mask(word, _mm512_set1_epi32(0x10000));
+        up = _mm512_mask_add_epi32(up, odd, word, _mm512_set1_epi32(0x8000));
+        up = _mm512_mask_blend_epi32((x == x).bits, _mm512_set1_epi32(0x7fc00000), up);
+        return _mm512_castsi512_si256(_mm512_permutexvar_epi16(places, up));
+    }
     static KD_FN kd_vector load(const void* data, kd_int i, kd_int, kd_bfloat16*) {
-        __m256i words = _mm256_loadu_si256((const __m256i*)((const kd_bfloat16*)data + i));
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
+        return widened(_mm256_loadu_si256((const __m256i*)((const kd_bfloat16*)data + i)));
     }
     static KD_FN kd_vector load(const void* data, kd_int i, kd_int, kd_half*) {
         return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)((const kd_half*)data + i)));
     }
     static KD_FN void store(void* data, kd_int i, kd_int, kd_vector x, kd_bfloat16*) {
-        __m512i word = _mm512_castps_si512(x.v), last = _mm512_srli_epi32(word, 16);
-        last = _mm512_and_si512(last, _mm512_set1_epi32(1));
-        word = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(word, _mm512_set1_epi32(0x7fff)), last), 16);
-        word = _mm512_mask_blend_epi32((x == x).bits, _mm512_set1_epi32(0x7fc0), word);
-        _mm256_storeu_si256((__m256i*)((kd_bfloat16*)data + i), _mm512_cvtepi32_epi16(word));
+        _mm256_storeu_si256((__m256i*)((kd_bfloat16*)data + i), narrowed(x));
     }
     static KD_FN void store(void* data, kd_int i, kd_int, kd_vector x, kd_half*) {
         _mm256_storeu_si256((__m256i*)((kd_half*)data + i), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
@@ -302,17 +313,14 @@ template <> struct kd_lanes<kd_vector> {
         _mm512_mask_storeu_ps((float*)data + i, first(n).bits, x.v);
     }
     static KD_FN kd_vector load(const void* data, kd_int i, kd_int, int n, kd_vector rest, kd_bfloat16*) {
-        __m512i words = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n).bits, (const kd_bfloat16*)data + i));
-        return select(first(n), kd_vector(_mm512_castsi512_ps(_mm512_slli_epi32(words, 16))), rest);
+        return select(first(n), widened(_mm256_maskz_loadu_epi16(first(n).bits, (const kd_bfloat16*)data + i)), rest);
     }
     static KD_FN kd_vector load(const void* data, kd_int i, kd_int, int n, kd_vector rest, kd_half*) {
         __m256i words = _mm256_maskz_loadu_epi16(first(n).bits, (const kd_half*)data + i);
         return select(first(n), kd_vector(_mm512_cvtph_ps(words)), rest);
     }
     static KD_FN void store(void* data, kd_int i, kd_int, int n, kd_vector x, kd_bfloat16*) {
-        kd_bfloat16 values[width];
-        store(values, 0, 0, x, (kd_bfloat16*)0);
-        _mm256_mask_storeu_epi16((kd_bfloat16*)data + i, first(n).bits, _mm256_loadu_si256((const __m256i*)values));
+        _mm256_mask_storeu_epi16((kd_bfloat16*)data + i, first(n).bits, narrowed(x));
     }
 #else
     static KD_FN kd_vector load(const void* data, kd_int i, kd_int, int n, kd_vector rest, float*) {

@@ -23,6 +23,7 @@
     namespace name {                                                                           \
     void rows(const kd_call& call, kd_int first, kd_int last, double scale, double (&out)[3]); \
     void scaled(const kd_call& call, kd_int first, kd_int last, double factor);                \
+    kd_label_counts labels(const kd_call& call);                                               \
     }
 KD_VARIANT(kd_portable)
 #ifdef KD_WITH_AVX2
@@ -47,6 +48,7 @@ struct variant {
     bool (*present)();
     void (*rows)(const kd_call&, kd_int, kd_int, double, double (&)[3]);
     void (*scaled)(const kd_call&, kd_int, kd_int, double);
+    kd_label_counts (*labels)(const kd_call&);
 };
 
 const variant VARIANTS[] = {
@@ -57,13 +59,13 @@ const variant VARIANTS[] = {
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                 __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
      },
-     kd_avx512::rows, kd_avx512::scaled},
+     kd_avx512::rows, kd_avx512::scaled, kd_avx512::labels},
 #endif
 #ifdef KD_WITH_AVX2
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); },
-     kd_avx2::rows, kd_avx2::scaled},
+     kd_avx2::rows, kd_avx2::scaled, kd_avx2::labels},
 #endif
-    {"portable", [] { return true; }, kd_portable::rows, kd_portable::scaled},
+    {"portable", [] { return true; }, kd_portable::rows, kd_portable::scaled, kd_portable::labels},
 };
 
 const variant* best() {
@@ -125,7 +127,7 @@ void wide_pages(const kd_call& call) {
     kd_int outer = call.rows / (call.inner < 1 ? 1 : call.inner);
     kd_int span = outer > 1 ? outer * call.gradient_outer : call.rows * call.gradient_inner;
     kd_int bytes = span * kd_type_bytes(call.student_type);
-    if (bytes < kd_int(1) << 23 || call.gradient == call.student) return;
+    if (bytes < kd_int(1) << 22 || call.gradient == call.student) return;
     std::uintptr_t from = (reinterpret_cast<std::uintptr_t>(call.gradient) + wide - 1) / wide * wide;
     std::uintptr_t to = (reinterpret_cast<std::uintptr_t>(call.gradient) + bytes) / wide * wide;
     if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
@@ -189,26 +191,12 @@ template <class A> int wrong_value(const kd_call& call, kd_int row) {
     return KD_DONE;
 }
 
-// Labels alone, with the same alpha and weight for all rows: the usual call, in loops without branches.
-template <class L> kd_int labels_outside(const kd_call& call, const L* labels) {
-    kd_int outside = 0;
-    for (kd_int row = 0; row < call.rows; ++row)
-        outside += (labels[row] != call.ignore_index) & ((labels[row] < 0) | (labels[row] >= call.classes));
-    return outside;
-}
-template <class L> kd_int labels_kept(const kd_call& call, const L* labels) {
-    kd_int kept = 0;
-    for (kd_int row = 0; row < call.rows; ++row) kept += labels[row] != call.ignore_index;
-    return kept;
-}
-
 bool nothing_to_check(const kd_call& call) {
     if (call.kinds || call.temperatures || call.alphas || call.betas || call.weights || call.start || call.shares || call.listed)
         return false;
     if (call.kind == KD_BCE && call.alpha != 0) return false;
     if (!call.labels || call.alpha <= 0 || call.weight <= 0) return true;
-    return call.label_bytes == 8 ? !labels_outside(call, static_cast<const kd_int*>(call.labels))
-                                 : !labels_outside(call, static_cast<const int*>(call.labels));
+    return chosen().labels(call).outside == 0;
 }
 
 template <class A> double normaliser(const kd_call& call) {
@@ -218,8 +206,7 @@ template <class A> double normaliser(const kd_call& call) {
     if (!call.weights && !call.alphas) {
         kd_int kept = call.rows;
         if (call.labels && call.ignore_row && call.alpha > 0)
-            kept = call.label_bytes == 8 ? labels_kept(call, static_cast<const kd_int*>(call.labels))
-                                         : labels_kept(call, static_cast<const int*>(call.labels));
+            kept = chosen().labels(call).kept;
         total = double(A(call.weight)) * double(kept);
         return total == 0 ? 1 : total;
     }
