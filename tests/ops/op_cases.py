@@ -216,8 +216,6 @@ def weight_of_rows(case, name):
     scale = squared * weight
     if "rkl" in named(case.options["kind"]):  # a probability times a logarithm, which here is as large as 60
         scale = scale * 8
-    if "rkl" in named(case.options["kind"]):  # a probability times a logarithm, which here is as large as 60
-        scale = scale * 8
     if "mse_centered" in named(case.options["kind"]):  # a mean is taken off, which is rounded as the logits are
         largest = max(case.student.double().abs().nan_to_num(posinf=0.0).flatten().tolist(), default=0.0)
         scale = scale * (1 + 2 * largest)

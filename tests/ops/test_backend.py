@@ -187,3 +187,10 @@ def test_calls_let_other_threads_run():
     need_compiled()
     assert type(native.library().compute).__mro__[1] is ctypes._CFuncPtr
     assert not type(native.library().compute)._flags_ & ctypes._FUNCFLAG_PYTHONAPI
+
+
+def test_importing_the_op_does_not_import_torchs_compiler():
+    """It would cost every start a second."""
+    code = "import sys, torch; before = 'torch._dynamo' in sys.modules; import kdtoolkit.ops; "
+    code += "sys.exit('torch._dynamo' in sys.modules and not before)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

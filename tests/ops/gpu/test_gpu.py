@@ -1,6 +1,6 @@
 """The op on a real CUDA device. From a checkout on any machine with torch and a CUDA device, without installing it:
 
-python -m pytest tests/ops/gpu -m gpu -p no:cacheprovider
+python -m pytest tests/ops/gpu -m gpu --confcutdir tests/ops/gpu
 """
 
 from __future__ import annotations
