@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .data.collate import Collator
+from .data.collate import Batch, Collator
 from .errors import InputError, did_you_mean
-from .student_folder import WEIGHTS, StudentConfig, load_student, read_config
+from .student_folder import WEIGHTS, StudentConfig, load_student, read_config, weights_file
 from .tasks import Task
 from .training import StudentModel
 
@@ -46,7 +46,7 @@ class Predictor:
         self._collator = Collator.for_texts(
             self.config.tasks, self.tokenizer, pairs=self.model.student.pairs, max_tokens=self.config.max_tokens
         )
-        self._refined: dict[str, StudentModel] = {}
+        self._own: dict[str, StudentModel] = {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -59,13 +59,13 @@ class Predictor:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters, heads included."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        """Number of parameters, heads included; where tasks have weights of their own, of all of them together."""
+        return len(self._weights) * sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def bytes(self) -> int:
-        """Size of the weights file."""
-        return (self.folder / WEIGHTS).stat().st_size
+        """Size of the weights files."""
+        return sum((self.folder / name).stat().st_size for name in self._weights)
 
     def task(self, name: str | None) -> Task:
         """The task called `name`; None is allowed where there is only one."""
@@ -104,7 +104,7 @@ class Predictor:
             raise InputError("texts", f"predict expects a list of texts, received one {type(texts).__name__}", "[text]")
         pairs = [_two_texts(text, asked, number) for number, text in enumerate(texts)]
         outputs = np.zeros((len(pairs), asked.outputs), dtype=np.float32)
-        model = self._model_of(asked.name)
+        model = self.model_of(asked.name)
         for start in range(0, len(pairs), BATCH_TEXTS):
             self._forward(model, asked, pairs[start : start + BATCH_TEXTS], outputs[start : start + BATCH_TEXTS])
         if asked.kind == "regression":
@@ -133,12 +133,24 @@ class Predictor:
                 outputs[rows] = model(batch).outputs[:, : task.outputs].float().numpy()
                 start = stop
 
-    def _model_of(self, task: str) -> StudentModel:
-        if task not in self.config.refined:
+    def batch(self, pairs: Sequence[tuple[str, str | None]], *, task: str) -> Batch:
+        """The texts as the student reads them, in order."""
+        first = self.tokenizer.encode_batch([text for text, _ in pairs])
+        second = self.tokenizer.encode_batch([text or "" for _, text in pairs]) if self.tasks[task].pair else None
+        return self._collator.batch_of(self._positions[task], first, second)
+
+    def model_of(self, task: str) -> StudentModel:
+        """The model that answers for a task."""
+        if weights_file(self.config, task) == WEIGHTS:
             return self.model
-        if task not in self._refined:
-            self._refined[task] = load_student(self.folder, refined=task)[0]
-        return self._refined[task]
+        if task not in self._own:
+            self._own[task] = load_student(self.folder, task)[0]
+        return self._own[task]
+
+    @cached_property
+    def _weights(self) -> set[str]:
+        """The files of weights that answers come from."""
+        return {weights_file(self.config, task) for task in self.tasks}
 
 
 def load(path: str | Path) -> Predictor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from .shape import Shape
 
 
 class Tokens(NamedTuple):
@@ -37,14 +39,20 @@ class Encoded:
 
     pooled: (rows, width), what linear and pair heads read.
     states: (rows, time, width) or None, for heads and objectives that read every token.
-    hidden: per layer (rows, time, width), embeddings first; attentions: per layer (rows, heads, time, time). Both are
-    None unless the recipe needs them.
+    hidden: per layer (rows, time, width), embeddings first, so that layer L's states are hidden[L].
+    attentions: per layer (rows, heads, time, time), scores before the softmax, scaled by 1 / sqrt(head width);
+    what stands where a query or a key is padding means nothing.
+    queries, keys, values: per layer (rows, heads, time, head width), what the attention is computed from.
+    All but `pooled` and `states` are None unless `Student.output` asks for them.
     """
 
     pooled: Tensor
     states: Tensor | None = None
     hidden: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    queries: tuple[Tensor, ...] | None = None
+    keys: tuple[Tensor, ...] | None = None
+    values: tuple[Tensor, ...] | None = None
 
 
 class Student(nn.Module, ABC):
@@ -58,8 +66,11 @@ class Student(nn.Module, ABC):
     """
 
     pairs: Literal["joint", "separate"] = "separate"
-    provides: ClassVar[frozenset[str]] = frozenset()
-    """Which optional parts of `Encoded` the student can give: of "states", "hidden", "attentions"."""
+    provides: frozenset[str] = frozenset()
+    """Which optional parts of `Encoded` the student can give: of "states", "hidden", "attentions", "relations", which
+    are queries, keys and values. An instance may override it."""
+    output: frozenset[str] = frozenset()
+    """Which of "hidden", "attentions", "relations" `encode` has to give; set by the core as objectives need it."""
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
@@ -88,6 +99,18 @@ class Student(nn.Module, ABC):
         """The table that a tokenizer's pretrained vectors may be copied into; by default the attribute `embed`."""
         table = getattr(self, "embed", None)
         return table if isinstance(table, nn.Embedding) else None
+
+    @property
+    def shape(self) -> Shape | None:
+        """Layers, features and attention heads, for objectives that match layers; None: it has no such layers."""
+        return None
+
+    def depths(self) -> dict[str, int]:
+        """By name of each parameter, its layer: 0 embeddings, i the i-th layer, one more than the last: what follows.
+
+        For `optimizer.layer_decay`. Empty: the student cannot say.
+        """
+        return {}
 
     def initialise(self) -> None:
         """Called once before training, never when a trained student is loaded: the place to read pretrained weights.

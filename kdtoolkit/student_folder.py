@@ -14,7 +14,7 @@ from .recipe.names import resolve_student
 from .tasks import Task
 
 if TYPE_CHECKING:
-    from .recipe.schema import StudentSection
+    from .recipe.schema import Heads, StudentSection
     from .student import Student
     from .tokenizers import Tokenizer
     from .training import StudentModel
@@ -28,7 +28,9 @@ class StudentConfig:
     """What is written to config.json beside the weights: a name and arguments, never a pickled class.
 
     scaling: (mean, standard deviation) by regression task; temperature: the fitted one by task;
-    refined: tasks that have weights of their own in refined-TASK.safetensors.
+    alone: tasks that were trained apart from each other, each with weights in alone-TASK.safetensors; then
+    model.safetensors is their common start alone. refined: tasks with fine-tuned weights in refined-TASK.safetensors.
+    heads: by task, the options of its head that are set; what is missing has its default.
     """
 
     name: str
@@ -40,7 +42,9 @@ class StudentConfig:
     scaling: dict[str, tuple[float, float]] = field(default_factory=dict)
     temperature: dict[str, float] = field(default_factory=dict)
     refined: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
     provider: dict[str, str] = field(default_factory=dict)
+    heads: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -53,7 +57,7 @@ class StudentConfig:
         known = {key: value for key, value in values.items() if key != "schema"}
         known["tasks"] = tuple(Task.from_dict(task) for task in known["tasks"])
         known["scaling"] = {name: (mean, deviation) for name, (mean, deviation) in known["scaling"].items()}
-        known["refined"] = tuple(known["refined"])
+        known["refined"], known["alone"] = tuple(known["refined"]), tuple(known.get("alone", ()))
         return cls(**known)
 
 
@@ -65,14 +69,17 @@ def student_config(
     max_tokens: int,
     mixed: bool,
     scaling: Mapping[str, tuple[float, float]],
+    heads: Heads | None = None,
 ) -> StudentConfig:
-    """The config of a student about to be trained as the recipe's section says."""
+    """The config of a student about to be trained as the recipe's sections say."""
     name, options = resolve_student(section)
     found = plugins.installed("student").get(name)
     provider = {"distribution": found.distribution, "version": found.version} if found else {}
+    of_tasks = {} if heads is None else {t.name: heads.of(t.name).model_dump(exclude_none=True) for t in tasks}
     return StudentConfig(
-        name, options, vocab_size, tuple(tasks), max_tokens, mixed, scaling=dict(scaling), provider=provider
-    )
+        name, options, vocab_size, tuple(tasks), max_tokens, mixed,
+        scaling=dict(scaling), provider=provider, heads=of_tasks,
+    )  # fmt: skip
 
 
 def build_student(config: StudentConfig) -> Student:
@@ -90,10 +97,12 @@ def build_student(config: StudentConfig) -> Student:
 def build_model(config: StudentConfig) -> StudentModel:
     """The student and its heads with fresh weights."""
     from .heads import MultiTaskHeads
+    from .recipe.schema import HeadOptions, Heads
     from .training import StudentModel
 
     student = build_student(config)
-    heads = MultiTaskHeads(config.tasks, student.width, pairs=student.pairs, mixed=config.mixed)
+    section = Heads(tasks={task: HeadOptions(**options) for task, options in config.heads.items()})
+    heads = MultiTaskHeads(config.tasks, student.width, pairs=student.pairs, mixed=config.mixed, heads=section)
     return StudentModel(student, heads)
 
 
@@ -125,14 +134,31 @@ def read_config(folder: Path) -> StudentConfig:
         raise WorkError(f"{folder / CONFIG}: is no student's config ({error})") from error
 
 
-def load_student(folder: Path, refined: str | None = None) -> tuple[StudentModel, StudentConfig, Tokenizer]:
-    """The trained student in `folder`; with `refined`, the weights of that task's own fine-tuning."""
+def refined_weights(task: str) -> str:
+    """The file of a task's fine-tuned weights."""
+    return f"refined-{task}.safetensors"
+
+
+def alone_weights(task: str) -> str:
+    """The file of the weights of a student that was trained on one task of several."""
+    return f"alone-{task}.safetensors"
+
+
+def weights_file(config: StudentConfig, task: str | None) -> str:
+    """The file that answers for a task: its fine-tuned weights, its own, or those of all tasks (also for None)."""
+    if task in config.refined:
+        return refined_weights(str(task))
+    return alone_weights(str(task)) if task in config.alone else WEIGHTS
+
+
+def load_student(folder: Path, task: str | None = None) -> tuple[StudentModel, StudentConfig, Tokenizer]:
+    """The trained student in `folder`, as it answers for `task`; None: with the weights of all tasks."""
     from .tokenizers import load_tokenizer
     from .training.checkpoint import load_weights, read_tensors
 
     config = read_config(folder)
     model = build_model(config)
-    path = folder / (WEIGHTS if refined is None else f"refined-{refined}.safetensors")
+    path = folder / weights_file(config, task)
     load_weights(model, read_tensors(path), str(path))
     model.eval()
     return model, config, load_tokenizer(folder)

@@ -5,17 +5,34 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from .example import Example
+from .shape import Shape
 from .tasks import Task
 
 if TYPE_CHECKING:
     from .data.rows import Rows
 
 OutputKind = Literal["logits", "logprobs", "values"]
+
+
+class Features(NamedTuple):
+    """Hidden states of a teacher, padded on the right to the longest text.
+
+    ids: (rows, time) int64, the teacher's own pieces, special ones included. mask: (rows, time) bool.
+    values: by name, float32, 0 on padding:
+      "first/L"      (rows, width)                   state of the first token after layer L; layer 0 is the embeddings
+      "hidden/L"     (rows, time, width)             states of all tokens
+      "attention/L"  (rows, heads, time, time)       scores before the softmax, scaled by 1 / sqrt(head width); L from 1
+      "queries/L", "keys/L", "values/L"              (rows, heads, time, head width); L from 1
+    """
+
+    ids: np.ndarray
+    mask: np.ndarray
+    values: dict[str, np.ndarray]
 
 
 class Teacher(ABC):
@@ -26,8 +43,10 @@ class Teacher(ABC):
     the one task it answers for, with its label names in class order, and the options are the recipe's other keys.
     """
 
-    joint: ClassVar[bool] = False
+    joint: bool = False
     """Whether one model answers for all tasks; then the teach stage calls `fine_tune_jointly` once for all."""
+    learns_all: bool = False
+    """Whether a joint one is trained on all tasks of the recipe that have gold rows, also those it does not teach."""
 
     def __init__(self, source: str, task: Task, **options: Any) -> None:
         self.source, self.task = source, task
@@ -70,9 +89,31 @@ class Teacher(ABC):
         return np.ones(len(ids), bool)
 
     @property
+    def shape(self) -> Shape | None:
+        """Layers, features and attention heads of its encoder; None: it has no hidden states to show."""
+        return None
+
+    def features(self, examples: Sequence[Example], names: Sequence[str]) -> Features:
+        """What is inside the teacher for each example, by name (see `Features`); only if `shape` is not None.
+
+        Without names: ids and mask alone, at the cost of the tokenizer; also before the teacher is fine-tuned.
+        """
+        raise TypeError(f"{type(self).__name__} has no hidden states")
+
+    @property
     def ready(self) -> bool:
         """Whether `logits` can be called now; if not, the teach stage calls `fine_tune` first."""
         return True
+
+    @property
+    def foreign_labels(self) -> tuple[str, ...] | None:
+        """Names of what its own head answers, where they are not the task's, so that it wants a fresh head."""
+        return None
+
+    @property
+    def refines(self) -> bool:
+        """Whether, ready and joint, it wants a copy a task that `fine_tune` makes from it; the teach stage does so."""
+        return False
 
     def fine_tune(self, rows: Rows, folder: Path, *, seed: int, **options: Any) -> None:
         """Trains on the gold labels of `rows` and saves into `folder`; restarted, it resumes what it finds there."""

@@ -30,7 +30,9 @@ VOCABULARY = 64
 TOLERANCE = 1e-5
 """How far two float32 results of one text may lie apart, absolutely and relative to their size, on a CPU."""
 
-PARTS = ("states", "hidden", "attentions")
+PARTS = {"states": ("states",), "hidden": ("hidden",), "attentions": ("attentions",),
+         "relations": ("queries", "keys", "values")}  # fmt: skip
+"""What a student may provide, and where `Encoded` has it."""
 
 
 # ------------------------------------------------------------------------------------------------------------- students
@@ -39,8 +41,10 @@ def check_student(cls: type[Student], **options: Any) -> None:
 
     What is checked: the constructor's signature; shapes for any number of rows and tokens; that padding, the order of
     the rows and the cut into batches change nothing beyond 1e-5 (float32, CPU); that evaluation is deterministic to the
-    bit; that gradient reaches every parameter; that safetensors hold the weights and `resolved_options` the rest, so
-    that the student can be built again without `initialise`.
+    bit; that what `provides` names is given when `output` asks, in the sizes of `shape`, and that asking and padding
+    change nothing; that gradient reaches every parameter; that safetensors hold the weights and `resolved_options` the
+    rest, so that the student can be built again without `initialise`; that `depths`, if it says anything, knows every
+    parameter.
 
     options: the constructor's keyword arguments, for which the promises are tried.
     """
@@ -56,11 +60,16 @@ def check_student(cls: type[Student], **options: Any) -> None:
     assert table is None or table.num_embeddings == VOCABULARY, (
         f"word_embedding: expected {VOCABULARY} rows, got {table.num_embeddings}"
     )
+    depths = student.depths()
+    wrong = depths.keys() ^ {name for name, _ in student.named_parameters()} if depths else set()
+    assert not wrong, f"depths: expected every parameter and nothing else, got it wrong for {', '.join(sorted(wrong))}"
+    assert all(depth >= 0 for depth in depths.values()), "depths: expected numbers of layers, got one below 0"
     student.eval()
     with torch.no_grad():
         _check_shapes(student)
         _check_padding(student)
         _check_rows(student)
+        _check_inside(student)
     _check_gradient(student)
     _check_rebuilding(cls, options, student.eval())
 
@@ -122,6 +131,46 @@ def _check_rows(student: Student) -> None:
         pieces = [_cut(Tokens(*part)) for part in zip(*(tensor.split(cuts) for tensor in tokens))]
         received = torch.cat([student(piece).pooled for piece in pieces])
         _close(received, expected, f"cutting 8 rows into batches of {', '.join(map(str, cuts))} changes pooled")
+
+
+def _check_inside(student: Student) -> None:
+    """Layers, attention scores and relations, where the student says that it has them."""
+    parts = set(student.provides) - {"states"}
+    if not parts:
+        return
+    shape = student.shape
+    assert shape is not None, f"provides names {', '.join(sorted(parts))}, and shape is None"
+    tokens = tiny_tokens(lengths=(4, 9, 1, 6), joint=student.pairs == "joint")
+    rows, time = tokens.ids.shape
+    plain = student(tokens)
+    padded = Tokens(*(torch.nn.functional.pad(tensor, (0, 3)) for tensor in tokens))
+    student.output = frozenset(parts)
+    asked, more = student(tokens), student(padded)
+    student.output = frozenset()
+    _close(asked.pooled, plain.pooled, f"asking for {', '.join(sorted(parts))} changes pooled")
+    widths = [shape.width_of(layer) for layer in range(shape.layers + 1)]
+    head = (shape.heads or 0, time, shape.width // (shape.heads or 1))
+    expected: dict[str, list[tuple[int, ...]]] = {
+        "hidden": [(rows, time, width) for width in widths],
+        "attentions": [(rows, *head[:2], time)] * shape.layers,
+        **dict.fromkeys(PARTS["relations"], [(rows, *head)] * shape.layers),
+    }
+    for field in (field for part in sorted(parts) for field in PARTS[part]):
+        given, again = getattr(asked, field), getattr(more, field)
+        assert given is not None, f"provides promises {field}, and encode gave none"
+        assert len(given) == len(expected[field]), f"{field}: expected {len(expected[field])}, got {len(given)}"
+        for layer, (one, other) in enumerate(zip(given, again)):
+            what = f"{field}[{layer}]"
+            _same_shape(one, expected[field][layer], what)
+            _close(_real(other, field, padded.mask), _real(one, field, tokens.mask), f"padding changes {what}")
+
+
+def _real(values: Tensor, field: str, mask: Tensor) -> Tensor:
+    """What stands on real tokens, flat."""
+    if field == "hidden":
+        return values[mask]
+    pairs = mask[:, :, None] & mask[:, None, :]
+    return values.permute(0, 2, 3, 1)[pairs] if field == "attentions" else values.transpose(1, 2)[mask]
 
 
 def _check_gradient(student: Student) -> None:

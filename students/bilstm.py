@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from kdtoolkit import Encoded, Student, Tokens
+from kdtoolkit.shape import Shape
 
 from .options import dropout_rate, one_of, whole_number
+
+Run = TypeVar("Run", Tensor, PackedSequence)
 
 
 class BiLSTM(Student):
@@ -24,12 +28,14 @@ class BiLSTM(Student):
     pairs: "separate" encodes each text of a pair alone; "joint" reads both as one sequence, told apart by the
     separator alone.
 
-    `encode` gives pooled (rows, 2 * width) and states (rows, time, 2 * width), which are zero on padding.
+    `encode` gives pooled (rows, 2 * width) and states (rows, time, 2 * width), which are zero on padding. Set the
+    attribute `output` to {"hidden"} to have the embeddings and each layer's states too; then the layers run one by one,
+    and dropout between them draws other numbers.
     Raises ValueError for an option outside its range.
     Source of the student: Tang et al. 2019 (arXiv:1903.12136), section 3.
     """
 
-    provides = frozenset({"states"})
+    provides = frozenset({"states", "hidden"})
 
     def __init__(
         self,
@@ -64,13 +70,70 @@ class BiLSTM(Student):
         lengths = batch.lengths.cpu()  # packing wants them there, which waits for a GPU
         time = batch.ids.shape[1]
         ragged = bool((lengths < time).any())
+        layer_by_layer = "hidden" in self.output and self.lstm.num_layers > 1
+        hidden = [vectors]
         if ragged:  # rows of one length need no packing, and the batch plan makes most batches so
             packed = pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
-            states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=time)
+            outputs = self._layers(packed) if layer_by_layer else [self.lstm(packed)[0]]
+            hidden += [pad_packed_sequence(some, batch_first=True, total_length=time)[0] for some in outputs]
         else:
-            states = self.lstm(vectors)[0]
+            hidden += self._layers(vectors) if layer_by_layer else [self.lstm(vectors)[0]]
+        states = hidden[-1]
         pooled = self._pool(states, batch.mask if ragged else None)
-        return Encoded(pooled=self.dropout(pooled), states=states)
+        return Encoded(
+            pooled=self.dropout(pooled), states=states, hidden=tuple(hidden) if "hidden" in self.output else None
+        )
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.lstm.num_layers, self.width, embedding=self.embed.embedding_dim)
+
+    def depths(self) -> dict[str, int]:
+        return {name: self._depth(name) for name, _ in self.named_parameters()}
+
+    def _depth(self, parameter: str) -> int:
+        """torch's names end in the layer, and in "_reverse" for the second direction: lstm.weight_ih_l0_reverse."""
+        if parameter.startswith("lstm."):
+            return int(parameter.removesuffix("_reverse").rpartition("_l")[2]) + 1
+        return 0 if parameter.startswith("embed.") else self.lstm.num_layers + 1
+
+    def _layers(self, given: Run) -> list[Run]:
+        """What each layer of the LSTM says of `given`, which torch's own call gives of the last one alone."""
+        said: list[Run] = []
+        for number in range(self.lstm.num_layers):
+            if isinstance(given, PackedSequence):
+                values, _, _ = torch.lstm(
+                    given.data, given.batch_sizes, self._start(int(given.batch_sizes[0]), given.data),
+                    self._weights(number), True, 1, 0.0, self.training, True,
+                )  # fmt: skip
+                said.append(given._replace(data=values))
+                given = given._replace(data=self._between(values))
+            else:
+                values, _, _ = torch.lstm(
+                    given,
+                    self._start(len(given), given),
+                    self._weights(number),
+                    True,
+                    1,
+                    0.0,
+                    self.training,
+                    True,
+                    True,
+                )
+                said.append(values)
+                given = self._between(values)
+        return said
+
+    def _weights(self, layer: int) -> list[Tensor]:
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return [getattr(self.lstm, f"{name}_l{layer}{end}") for end in ("", "_reverse") for name in names]
+
+    def _start(self, rows: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        zero = like.new_zeros(2, rows, self.lstm.hidden_size)
+        return zero, zero
+
+    def _between(self, values: Tensor) -> Tensor:
+        return functional.dropout(values, self.lstm.dropout, self.training)
 
     def _pool(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """(rows, time, width) to (rows, width); `mask` is None when every token is real."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from kdtoolkit.encoder_layers import EncoderLayers, depths_of, missing_part, provided_by, shape_of
 from kdtoolkit.errors import InputError
 from kdtoolkit.hub import checkpoint_folder, quiet
 from kdtoolkit.progress import log
+from kdtoolkit.shape import Shape
 from kdtoolkit.student import Encoded, Student, Tokens
 
 from .options import one_of
@@ -29,13 +32,14 @@ class HuggingFaceEncoder(Student):
     is what a recipe with this student has if it says nothing else, and go where `word_embedding` says.
     pooling: "first" (the state of the first token) or "mean" over the real tokens.
 
-    `encode` gives pooled and states; set the attribute `output` to any of {"hidden", "attentions"} for these too
-    (attentions switch the encoder from PyTorch's fused attention to an explicit one).
+    `encode` gives pooled and states; set the attribute `output` to any of {"hidden", "attentions", "relations"} for
+    these too. Attention scores and relations (queries, keys, values) are there for the types that
+    `kdtoolkit.encoder_layers` knows, as `provides` of an instance says.
     Raises ValueError for an option outside its range, InputError if the checkpoint is not there.
     """
 
     pairs: Literal["joint", "separate"] = "joint"
-    provides = frozenset({"states", "hidden", "attentions"})
+    provides = frozenset({"states", "hidden", "attentions", "relations"})
 
     def __init__(
         self,
@@ -52,7 +56,6 @@ class HuggingFaceEncoder(Student):
         source = _config(model, config)
         super().__init__(width=int(source.hidden_size))
         self.pooling, self.source = pooling, model if pretrained else None
-        self.output: frozenset[str] | set[str] = frozenset()
         self._stored = {key: value for key, value in source.to_dict().items() if key != "_name_or_path"}
         padding = source.pad_token_id
         built = deepcopy(source)
@@ -62,6 +65,7 @@ class HuggingFaceEncoder(Student):
             if hasattr(built, name):
                 setattr(built, name, None)
         self.encoder: Any = _build(built)
+        self.provides = provided_by(built) | {"states"}
         accepted = inspect.signature(type(self.encoder).forward).parameters
         self._segments = "token_type_ids" in accepted and int(getattr(source, "type_vocab_size", 0) or 0) > 1
         self._first_position, self._longest = _positions(self.encoder, padding)
@@ -80,21 +84,29 @@ class HuggingFaceEncoder(Student):
             # RoBERTa would count its positions from the padding number, which is another one here.
             positions = torch.arange(self._first_position, self._first_position + time, device=batch.ids.device)
             inputs["position_ids"] = positions.expand(len(batch.ids), time)
-        explicit = "attentions" in self.output
-        if explicit and self.encoder.config._attn_implementation != "eager":
-            self.encoder.set_attn_implementation("eager")
-        answer = self.encoder(
-            **inputs, output_hidden_states="hidden" in self.output, output_attentions=explicit, return_dict=True
-        )
+        asked = {"attentions", "relations"} & set(self.output)
+        for part in asked - self.provides:
+            raise InputError(PLACE, missing_part(self.encoder.config, part), "leave out the term that compares it")
+        with EncoderLayers(self.encoder).projected() if asked else nullcontext() as projected:
+            answer = self.encoder(**inputs, output_hidden_states="hidden" in self.output, return_dict=True)
         real = batch.mask.unsqueeze(-1)
         states: Tensor = answer.last_hidden_state * real
         pooled = states[:, 0] if self.pooling == "first" else states.sum(1) / real.sum(1)
-        return Encoded(
-            pooled=pooled,
-            states=states,
-            hidden=answer.hidden_states if "hidden" in self.output else None,
-            attentions=answer.attentions if explicit else None,
-        )
+        encoded = Encoded(pooled=pooled, states=states)
+        if "hidden" in self.output:
+            encoded.hidden = tuple(answer.hidden_states)
+        if projected is not None and "attentions" in asked:
+            encoded.attentions = tuple(projected.scores(layer) for layer in range(len(projected.queries)))
+        if projected is not None and "relations" in asked:
+            encoded.queries, encoded.keys, encoded.values = (tuple(kept) for kept in projected)
+        return encoded
+
+    @property
+    def shape(self) -> Shape | None:
+        return shape_of(self.encoder.config)
+
+    def depths(self) -> dict[str, int]:
+        return {f"encoder.{name}": depth for name, depth in depths_of(self.encoder).items()}
 
     def word_embedding(self) -> nn.Embedding | None:
         table = self.encoder.get_input_embeddings()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolkit import Encoded, InputError, Student, Tokens
+from kdtoolkit.shape import Shape
 
 from .options import dropout_rate, one_of, whole_number
 
@@ -34,28 +35,21 @@ class Layer(nn.Module):
         self.outer_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, states: Tensor, mask: Tensor | None, explicit: bool) -> tuple[Tensor, Tensor | None]:
-        """States (rows, time, width) and, if `explicit`, the attention (rows, heads, time, time) before dropout.
+    def forward(self, states: Tensor, mask: Tensor | None, relations: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """States (rows, time, width); query, key and value, each (rows, heads, time, head width), join `relations`.
 
         mask: (rows, 1, 1, time) bool, True on real tokens; None: every token is real.
         """
         rows, time, width = states.shape
         parts = self.query_key_value(states).view(rows, time, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # each (rows, heads, time, width / heads)
+        relations.append((query, key, value))
         rate = self.rate if self.training else 0.0
-        attention: Tensor | None = None
-        if explicit:
-            scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-            if mask is not None:
-                scores = scores.masked_fill(~mask, float("-inf"))
-            attention = scores.softmax(-1)
-            mixed = functional.dropout(attention, rate, self.training) @ value
-        else:
-            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
         mixed = mixed.transpose(1, 2).reshape(rows, time, width)
         states = self.attended_norm(states + self.dropout(self.attended(mixed)))
         inner = self.outer(functional.gelu(self.inner(states)))
-        return self.outer_norm(states + self.dropout(inner)), attention
+        return self.outer_norm(states + self.dropout(inner))
 
 
 class Transformer(Student):
@@ -73,14 +67,14 @@ class Transformer(Student):
     layer to its last, and its first alone if there is one layer here.
 
     `encode` gives pooled (rows, width) and states (rows, time, width), which are zero on padding. Set the attribute
-    `output` to any of {"hidden", "attentions"} to have these too: hidden is the embeddings and each layer's states,
-    attentions are probabilities before dropout.
+    `output` to any of {"hidden", "attentions", "relations"} to have these too: hidden is the embeddings and each
+    layer's states, attentions are scores before the softmax, relations are queries, keys and values.
 
     Raises ValueError for an option outside its range.
     Source: Devlin et al. 2019 (arXiv:1810.04805), section 3; small sizes as in Turc et al. 2019 (arXiv:1908.08962).
     """
 
-    provides = frozenset({"states", "hidden", "attentions"})
+    provides = frozenset({"states", "hidden", "attentions", "relations"})
 
     def __init__(
         self,
@@ -114,7 +108,6 @@ class Transformer(Student):
         super().__init__(width=width)
         self.pooling, self.pairs = pooling, pairs
         self.init_from, self.init_layers = init_from, init_layers
-        self.output: frozenset[str] | set[str] = frozenset()
         self.embed = nn.Embedding(vocab_size, width, padding_idx=0)
         self.positions = nn.Embedding(positions, width)
         self.segments = nn.Embedding(2, width)
@@ -135,23 +128,33 @@ class Transformer(Student):
         states = self.dropout(self.norm(states))
         mask = batch.mask if _may_be_ragged(batch.mask) else None
         keys = None if mask is None else mask[:, None, None, :]
-        hidden, attentions = [states], []
+        hidden, relations = [states], list[tuple[Tensor, Tensor, Tensor]]()
         for layer in self.layers:
-            states, attention = layer(states, keys, "attentions" in self.output)
+            states = layer(states, keys, relations)
             hidden.append(states)
-            attentions.append(attention)
         if mask is not None:
             states = states * mask.unsqueeze(-1)
         if self.pooling == "first":
             pooled = states[:, 0]
         else:
             pooled = states.sum(1) / (time if mask is None else mask.sum(1, keepdim=True))
-        return Encoded(
-            pooled=self.dropout(pooled),
-            states=states,
-            hidden=tuple(hidden) if "hidden" in self.output else None,
-            attentions=tuple(attentions) if "attentions" in self.output else None,
-        )
+        encoded = Encoded(pooled=self.dropout(pooled), states=states)
+        if "hidden" in self.output:
+            encoded.hidden = tuple(hidden)
+        if "attentions" in self.output:
+            encoded.attentions = tuple(_scores(query, key) for query, key, _ in relations)
+        if "relations" in self.output:
+            encoded.queries, encoded.keys, encoded.values = zip(*relations)
+        return encoded
+
+    @property
+    def shape(self) -> Shape:
+        first = self.layers[0]
+        assert isinstance(first, Layer)
+        return Shape(len(self.layers), self.width, first.heads)
+
+    def depths(self) -> dict[str, int]:
+        return {name: _depth(name) for name, _ in self.named_parameters()}
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -234,6 +237,16 @@ def _copy_layer(checkpoint: BertCheckpoint, prefix: str, layer: Layer) -> None:
             (layer.outer_norm, "output.LayerNorm"),
         ):
             getattr(module, name).copy_(checkpoint.tensor(f"{prefix}.{key}.{name}"))
+
+
+def _scores(query: Tensor, key: Tensor) -> Tensor:
+    """(rows, heads, time, time) attention before the softmax; padding is not masked."""
+    return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+
+
+def _depth(parameter: str) -> int:
+    first, _, rest = parameter.partition(".")
+    return int(rest.split(".")[0]) + 1 if first == "layers" else 0
 
 
 def _small_normal(module: nn.Module) -> None:

@@ -1,8 +1,10 @@
-"""A sequence-classification checkpoint in a folder: its config, its files, its model, its hash."""
+"""A checkpoint in a folder: its config, its files, its model, its hash."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from kdtoolkit.errors import InputError, WorkError
 from kdtoolkit.hub import TOKENIZER_FILES, quiet, weight_files
@@ -21,6 +23,8 @@ DROPOUTS = (
     "classifier_dropout_prob", "seq_classif_dropout", "pooler_dropout", "summary_last_dropout", "mlp_dropout",
     "embedding_dropout", "activation_dropout", "cls_dropout",
 )  # fmt: skip
+HEADS = "heads.safetensors"
+"""Beside the encoder's own files: the heads of all tasks that it was trained on together."""
 _hashes: dict[tuple[str, int, int], bytes] = {}
 
 
@@ -67,8 +71,13 @@ class Checkpoint:
 
     @property
     def weights(self) -> list[Path]:
-        """Its safetensors files."""
-        return weight_files(self.folder, self.place)
+        """Its safetensors files, the heads of a joint training included."""
+        files = weight_files(self.folder, self.place)
+        if not self.joint_tasks:
+            return files
+        if not (self.folder / HEADS).is_file():
+            raise InputError(self.place, f"{self.folder} lacks {HEADS}, the heads of its tasks", "copy it there too")
+        return [*files, self.folder / HEADS]
 
     @cached_property
     def parameters(self) -> int:
@@ -96,6 +105,11 @@ class Checkpoint:
             digest.update(path.name.encode() + b"\0" + _file_hash(path))
         return digest.hexdigest()
 
+    @property
+    def joint_tasks(self) -> dict[str, dict[str, Any]]:
+        """Kind and labels of the tasks whose heads lie in `HEADS` beside the encoder; empty for other checkpoints."""
+        return dict(self.record.get("tasks", {}))
+
     def load(self, config: Any = None, *, fresh_head: bool = False) -> nn.Module:
         """AutoModelForSequenceClassification in float32, in evaluation mode.
 
@@ -105,22 +119,10 @@ class Checkpoint:
         from transformers import AutoModelForSequenceClassification
 
         config = config or self.config
-        try:
-            with quiet():
-                model, report = AutoModelForSequenceClassification.from_pretrained(
-                    self.folder,
-                    config=config,
-                    dtype=torch.float32,
-                    use_safetensors=True,
-                    ignore_mismatched_sizes=fresh_head,
-                    trust_remote_code=self.trust_remote_code,
-                    output_loading_info=True,
-                )
-                if fresh_head and self.has_head:
-                    _replace_head(model, AutoModelForSequenceClassification.from_config(config))
-        except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-            raise InputError(self.place, f"{self.folder} cannot be loaded ({_first_line(error)})") from error
-        missing = sorted(report["missing_keys"])
+        model, missing = self._read(AutoModelForSequenceClassification, config, ignore_shapes=fresh_head)
+        if fresh_head and self.has_head:
+            with self._refusing(), quiet():
+                _replace_head(model, AutoModelForSequenceClassification.from_config(config))
         if fresh_head:
             # Head and pooler may be new; anything else would stay random without a word.
             base = f"{model.base_model_prefix}."
@@ -132,6 +134,54 @@ class Checkpoint:
                 self.place, f"{self.folder} should have a {what}, but its weights lack {missing[0]}", remedy
             )
         return model.eval()
+
+    def load_encoder(self, config: Any = None) -> nn.Module:
+        """AutoModel in float32, in evaluation mode; a pooler that the checkpoint lacks is initialised anew."""
+        from transformers import AutoModel
+
+        model, missing = self._read(AutoModel, config or self.config, ignore_shapes=False)
+        missing = [name for name in missing if "pooler" not in name]
+        if missing:
+            cause = f"{self.folder} should have an encoder, but its weights lack {missing[0]}"
+            raise InputError(self.place, cause, "fetch it again")
+        return model.eval()
+
+    def head(self, task: str) -> tuple[Tensor, Tensor]:
+        """weight (outputs, features) and bias (outputs,) of one of `joint_tasks`."""
+        path = self.folder / HEADS
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(f"weight.{task}"), file.get_tensor(f"bias.{task}")
+        except (SafetensorError, OSError) as error:
+            raise WorkError(f"{path}: is damaged ({error}); delete {self.folder} and resume the run") from error
+
+    def _read(self, kind: Any, config: Any, *, ignore_shapes: bool) -> tuple[Any, list[str]]:
+        """A model of the class `kind`, and the names of the weights that the files lack."""
+        with self._refusing(), quiet():
+            model, report = kind.from_pretrained(
+                self.folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=ignore_shapes,
+                trust_remote_code=self.trust_remote_code,
+                output_loading_info=True,
+            )
+        return model, sorted(report["missing_keys"])
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+            raise InputError(self.place, f"{self.folder} cannot be loaded ({_first_line(error)})") from error
+
+
+def head_dropout(config: Any) -> float:
+    """The rate on what a classification head reads, as the config has it; 0.1 if it says nothing."""
+    names = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "hidden_dropout_prob", "dropout")
+    rates = (getattr(config, name, None) for name in names)
+    return next((float(rate) for rate in rates if rate is not None), 0.1)
 
 
 def set_dropout(config: Any, rate: float) -> None:

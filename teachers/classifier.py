@@ -1,13 +1,17 @@
-"""A sequence-classification model as the loop and the teacher call it."""
+"""Hugging Face models as the loop and the teacher call them: tokens in, one row of outputs an example out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from kdtoolkit.heads import HeadOutputs
+from kdtoolkit.encoder_layers import depths_of
+from kdtoolkit.heads import HeadOutputs, MultiTaskHeads
+from kdtoolkit.student import Encoded
+from kdtoolkit.tasks import Task
 
 if TYPE_CHECKING:
     from kdtoolkit.data.collate import Batch
@@ -15,20 +19,88 @@ if TYPE_CHECKING:
 
 
 class Classifier(nn.Module):
-    """A sequence-classification model with tokens in and one row of outputs an example out."""
+    """A sequence-classification model."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        # Types without segments (RoBERTa has one) are told nothing about them.
-        self.reads_segments = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
     def outputs(self, tokens: Tokens) -> Tensor:
         """(rows, outputs) in the model's own label order."""
-        segments = {"token_type_ids": tokens.segments} if self.reads_segments else {}
-        return self.model(input_ids=tokens.ids, attention_mask=tokens.mask.long(), **segments).logits
+        return self.model(**arguments(self.model, tokens)).logits
 
     def forward(self, batch: Batch) -> HeadOutputs:
         outputs = self.outputs(batch.tokens)
         start = torch.zeros(len(outputs), dtype=torch.int64, device=outputs.device)
         return HeadOutputs(outputs, start, torch.full_like(start, outputs.shape[1]))
+
+    def depths(self) -> dict[str, int]:
+        """Depth of each parameter, by name: see `with_heads`."""
+        return with_heads(self, f"model.{self.model.base_model_prefix}")
+
+
+def with_heads(model: nn.Module, encoder: str) -> dict[str, int]:
+    """By name of each parameter of `model`, its depth in the submodule `encoder`; heads lie at layers + 2.
+
+    Empty where the encoder's layers cannot be told apart, as in ALBERT.
+    Source: BAM (Clark et al. 2019, arXiv:1907.04829), section 3.3, with the numbers of the authors' code.
+    """
+    inside: Any = model.get_submodule(encoder)
+    depths = depths_of(inside)
+    if not depths:
+        return {}
+    heads = int(inside.config.num_hidden_layers) + 2
+    return {name: depths.get(name.removeprefix(f"{encoder}."), heads) for name, _ in model.named_parameters()}
+
+
+class SharedEncoder(nn.Module):
+    """One encoder under a linear head a task, as it is trained (MT-DNN: Liu et al. 2019, arXiv:1901.11504, section 3).
+
+    What the heads read is the checkpoint's own pooled first token where the architecture has a pooler, else the first
+    token's last state. dropout: on that.
+    """
+
+    def __init__(self, encoder: Any, tasks: Sequence[Task], *, dropout: float, mixed: bool) -> None:
+        super().__init__()
+        self.encoder, self.dropout = encoder, nn.Dropout(dropout)
+        # Two texts are one sequence here, whatever head the student has.
+        joint = [task.with_(head="auto") for task in tasks]
+        self.heads = MultiTaskHeads(joint, encoder.config.hidden_size, pairs="joint", mixed=mixed)
+
+    def forward(self, batch: Batch) -> HeadOutputs:
+        return self.heads(Encoded(pooled=self.dropout(pooled(self.encoder, batch.tokens))), batch)
+
+    def depths(self) -> dict[str, int]:
+        """Depth of each parameter, by name: see `with_heads`."""
+        return with_heads(self, "encoder")
+
+
+class OneHead(nn.Module):
+    """The encoder and the head of one task, as a trained `SharedEncoder` left them.
+
+    weight: (outputs, features); bias: (outputs,).
+    """
+
+    def __init__(self, encoder: Any, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def outputs(self, tokens: Tokens) -> Tensor:
+        """(rows, outputs) in the label order of the training."""
+        return nn.functional.linear(pooled(self.encoder, tokens), self.weight, self.bias)
+
+
+def arguments(model: Any, tokens: Tokens) -> dict[str, Tensor]:
+    """What a Hugging Face model is called with. Types without segments (RoBERTa has one) are told nothing of them."""
+    read = {"input_ids": tokens.ids, "attention_mask": tokens.mask.long()}
+    if int(getattr(model.config, "type_vocab_size", 0) or 0) > 1:
+        read["token_type_ids"] = tokens.segments
+    return read
+
+
+def pooled(encoder: Any, tokens: Tokens) -> Tensor:
+    """(rows, features): the encoder's own pooled output, or its first token's last state where it has no pooler."""
+    answer = encoder(**arguments(encoder, tokens))
+    found = getattr(answer, "pooler_output", None)
+    return answer.last_hidden_state[:, 0] if found is None else found

@@ -3,70 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 
-from kdtoolkit.data.batch_plan import BatchPlan
-from kdtoolkit.data.collate import Batch
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.errors import InputError, WorkError
 from kdtoolkit.files import atomic_folder, read_json
 from kdtoolkit.hub import quiet
 from kdtoolkit.objectives import DistillationObjective
 from kdtoolkit.progress import log
-from kdtoolkit.recipe.schema import Objective, Optimizer, Train
+from kdtoolkit.recipe.schema import Objective
 from kdtoolkit.tasks import Task
 from kdtoolkit.training import fit
 
 from .checkpoint import Checkpoint, output_layer, set_dropout
-from .classifier import Classifier
-from .sequences import Reader, SequenceFile, padded, read_rows
+from .classifier import Classifier, SharedEncoder
+from .gold_batches import GoldBatches, GoldRows, labelled_rows, scale
+from .sequences import Reader, read_rows
+from .settings import Settings
 
 PROBLEM_TYPES = {
     "classification": "single_label_classification",
     "regression": "regression",
     "multilabel": "multi_label_classification",
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a checkpoint is fine-tuned; Devlin et al. 2019 (arXiv:1810.04805), appendix A.3, have these ranges."""
-
-    epochs: float = 3.0
-    learning_rate: float = 5e-5
-    batch_rows: int = 32
-    accumulate: int = 1
-    warmup_fraction: float = 0.1
-    weight_decay: float = 0.01
-    dropout: float | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_every_steps: int | None = 500
-    threads: int | None = None
-
-    def optimizer(self) -> Optimizer:
-        """The recipe section that the loop reads."""
-        return Optimizer(
-            learning_rate=self.learning_rate, warmup_fraction=self.warmup_fraction, weight_decay=self.weight_decay
-        )
-
-    def train(self) -> Train:
-        """The recipe section that the loop reads."""
-        return Train(
-            epochs=self.epochs,
-            batch_rows=self.batch_rows,
-            accumulate=self.accumulate,
-            precision=self.precision,
-            checkpoint_every_steps=self.checkpoint_every_steps,
-            threads=self.threads,
-        )
 
 
 def fine_tune(
@@ -79,37 +46,33 @@ def fine_tune(
     The head's weights and the dropout are functions of the seed. A regression head gives values in the labels' unit.
     """
     labels = rows.labels()
-    labelled = np.flatnonzero(np.isfinite(labels if labels.ndim == 1 else labels[:, 0]))
+    labelled = labelled_rows(labels)
     if not len(labelled):
         raise InputError(base.place, f"there are no labelled rows of '{task.name}' to fine-tune it on")
-    key = _key(base, reader, task, rows, labels, settings, seed)
-    if (folder / "config.json").is_file() and read_json(folder / "config.json").get("kdtoolkit", {}).get("key") == key:
+    key = training_key(base, reader, [task], [rows], settings, seed)
+    if is_finished(folder, key):
         return
     process = PartialState(cpu=not torch.cuda.is_available())
     work = folder / f"unfinished-{key[:16]}"
     with process.main_process_first():
         sequences = read_rows(rows, reader, work / "tokens", f"tokens of {task.name} for the teacher")
-    mean, deviation = _scale(labels[labelled]) if task.kind == "regression" else (0.0, 1.0)
-    plan = BatchPlan(
-        [len(labelled)],
-        [sequences.lengths[labelled]],
-        batch_rows=settings.batch_rows,
-        accumulate=settings.accumulate,
-        epochs=settings.epochs,
-        seed=seed,
-    )
+    mean, deviation = scale(labels[labelled]) if task.kind == "regression" else (0.0, 1.0)
+    batches = GoldBatches([GoldRows(sequences, labels)], reader.pad_id)
+    plan = settings.plan(batches.lengths, seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model: Any = base.load(_config(base, reader, task, settings, key, head), fresh_head=True)
+    classifier = Classifier(model)
+    refuse_layer_decay(base, classifier, settings)
     report = fit(
-        Classifier(model),
-        _Collate(sequences, labels, labelled, reader.pad_id),
+        classifier,
+        batches,
         plan,
         DistillationObjective(
             [task], Objective(alpha=1.0), steps=plan.steps, gold_only=True, scaling=[(mean, deviation)]
         ),
-        optimizer=settings.optimizer(),
-        train=settings.train(),
+        optimizer=settings.optimizer_section(),
+        train=settings.train_section(),
         seed=seed,
         checkpoints=work / "checkpoints",
         description=f"fine-tuning the teacher of {task.name}",
@@ -125,27 +88,6 @@ def fine_tune(
     process.wait_for_everyone()
 
 
-class _Collate:
-    """Row numbers of the plan to a batch; the plan numbers the labelled rows alone."""
-
-    def __init__(self, sequences: SequenceFile, labels: np.ndarray, labelled: np.ndarray, pad_id: int) -> None:
-        self.sequences, self.labels, self.labelled, self.pad_id = sequences, labels, labelled, pad_id
-
-    def __call__(self, indices: np.ndarray) -> Batch:
-        rows = self.labelled[indices]
-        labels = torch.from_numpy(np.ascontiguousarray(self.labels[rows], np.float32))
-        multilabel = labels.ndim == 2
-        return Batch(
-            tokens=padded([self.sequences[row] for row in rows], self.pad_id),
-            first=torch.arange(len(rows)),
-            second=None,
-            tasks=torch.zeros(len(rows), dtype=torch.int64),
-            labels=torch.full((len(rows),), float("nan")) if multilabel else labels,
-            targets=labels if multilabel else None,
-            teacher=None,
-        )
-
-
 def _config(base: Checkpoint, reader: Reader, task: Task, settings: Settings, key: str, head: str) -> Any:
     config = deepcopy(base.config)
     names = list(task.labels) or ["score"]
@@ -153,6 +95,13 @@ def _config(base: Checkpoint, reader: Reader, task: Task, settings: Settings, ke
     config.label2id = {name: column for column, name in enumerate(names)}
     config.problem_type = PROBLEM_TYPES[task.kind]
     config.kdtoolkit = {"task": task.name, "kind": task.kind, "labels": list(task.labels), "head": head, "key": key}
+    if base.joint_tasks:
+        config.kdtoolkit["refined"] = True
+    return for_training(config, reader, settings)
+
+
+def for_training(config: Any, reader: Reader, settings: Settings) -> Any:
+    """The config with what training needs: a padding token, and the dropout that was asked for."""
     if config.pad_token_id is None:
         config.pad_token_id = reader.pad_id
     if settings.dropout is not None:
@@ -160,28 +109,36 @@ def _config(base: Checkpoint, reader: Reader, task: Task, settings: Settings, ke
     return config
 
 
-def _key(
-    base: Checkpoint, reader: Reader, task: Task, rows: Rows, labels: np.ndarray, settings: Settings, seed: int
+def training_key(
+    base: Checkpoint, reader: Reader, tasks: Sequence[Task], rows: Sequence[Rows], settings: Settings, seed: int
 ) -> str:
+    """Hex digits that change with whatever changes the weights that a training gives."""
     digest = blake2b(digest_size=16)
-    options = {k: v for k, v in asdict(settings).items() if k not in ("checkpoint_every_steps", "threads")}
     facts = {
         "base": base.digest(),
         "max_tokens": reader.max_tokens,
-        "task": task.to_dict(),
-        "settings": options,
+        "task": tasks[0].to_dict() if len(tasks) == 1 else [task.to_dict() for task in tasks],
+        "settings": settings.facts(),
         "seed": seed,
     }
     digest.update(json.dumps(facts, sort_keys=True).encode())
-    digest.update(np.ascontiguousarray(rows.ids()).tobytes())
-    digest.update(np.ascontiguousarray(labels).tobytes())
+    for some in rows:
+        digest.update(np.ascontiguousarray(some.ids()).tobytes())
+        digest.update(np.ascontiguousarray(some.labels()).tobytes())
     return digest.hexdigest()
 
 
-def _scale(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of the labels; 1 where they are all equal."""
-    deviation = float(values.std(dtype=np.float64))
-    return float(values.mean(dtype=np.float64)), deviation if deviation > 1e-6 else 1.0
+def is_finished(folder: Path, key: str) -> bool:
+    """Whether `folder` holds the checkpoint of the training with this key."""
+    path = folder / "config.json"
+    return path.is_file() and read_json(path).get("kdtoolkit", {}).get("key") == key
+
+
+def refuse_layer_decay(base: Checkpoint, model: Classifier | SharedEncoder, settings: Settings) -> None:
+    """Raises InputError where rates are to fall from layer to layer and the layers cannot be told apart."""
+    if settings.layer_decay != 1.0 and not model.depths():
+        cause = f"the layers of a {base.config.model_type} model cannot be told apart"
+        raise InputError(f"{base.place}: layer_decay", cause, "leave it out")
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from kdtoolkit.errors import InputError
+from kdtoolkit.encoder_layers import shape_of
+from kdtoolkit.errors import InputError, did_you_mean
 from kdtoolkit.example import Example
 from kdtoolkit.hub import checkpoint_folder
 from kdtoolkit.progress import log
+from kdtoolkit.shape import Shape
 from kdtoolkit.tasks import Task
-from kdtoolkit.teacher import Teacher
+from kdtoolkit.teacher import Features, Teacher
 
 from .checkpoint import Checkpoint
 from .label_map import LabelMap, explicit, generic, identity, reconcile
@@ -26,11 +29,13 @@ from .sequences import Reader, padded, texts_of
 if TYPE_CHECKING:
     from kdtoolkit.data.rows import Rows
 
-    from .classifier import Classifier
-    from .fine_tuning import Settings
+    from .classifier import Classifier, OneHead
+    from .settings import Settings
 
 MAX_TOKENS = 128
 ENCODE_ROWS = 2048
+REFINE = {"epochs": 3.0, "learning_rate": 5e-5}
+"""What `refine` asks for where it leaves something out: fine-tuning's own defaults."""
 
 
 class HuggingFaceTeacher(Teacher):
@@ -45,8 +50,15 @@ class HuggingFaceTeacher(Teacher):
     head: "auto", or "new": train a fresh head whatever the checkpoint has.
     max_tokens: longest text in the checkpoint's own tokens; None: 128, or what its positions hold if that is less.
     batch_tokens: tokens of a forward pass when labelling, padding included. precision: fp32 | bf16 (autocast).
-    epochs, learning_rate, batch_rows, accumulate, warmup_fraction, weight_decay, dropout (None: the checkpoint's),
-    checkpoint_every_steps, threads: of fine-tuning. revision: of a hub id.
+    epochs, max_steps (of each training; None: what the epochs make), learning_rate, layer_decay (a layer's rate is that
+    times this to the power of its distance from the heads), optimizer (adamw | adamax), batch_rows, accumulate,
+    warmup_fraction, weight_decay, dropout (None: the checkpoint's), checkpoint_every_steps, threads: of fine-tuning.
+    revision: of a hub id.
+    multitask: one encoder is fine-tuned on the gold labels of all tasks of the recipe that have some, whichever it
+    teaches, with a head a task (MT-DNN: arXiv:1901.11504; MKD's teacher: arXiv:1911.03588). sampler_exponent (a task's
+    share of an epoch is its size to that power), batch (one_task | mixed): of that.
+    refine: {epochs, learning_rate}; each task that it teaches then gets a fine-tuned copy with a fresh head of its own,
+    as MT-DNN-KD makes its teachers (arXiv:1904.09482, section 3.1).
     trust_remote_code: run Python code that comes with the checkpoint.
     Raises InputError if the checkpoint is not there, cannot be read, or its labels are ambiguous.
     """
@@ -70,6 +82,13 @@ class HuggingFaceTeacher(Teacher):
         dropout: float | None = None,
         checkpoint_every_steps: int | None = 500,
         threads: int | None = None,
+        max_steps: int | None = None,
+        layer_decay: float = 1.0,
+        optimizer: Literal["adamw", "adamax"] = "adamw",
+        multitask: bool = False,
+        sampler_exponent: float = 1.0,
+        batch: Literal["one_task", "mixed"] = "one_task",
+        refine: Mapping[str, float] | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
@@ -86,6 +105,14 @@ class HuggingFaceTeacher(Teacher):
         self._check("warmup_fraction", 0 <= warmup_fraction < 1, warmup_fraction, "0 to below 1")
         self._check("weight_decay", weight_decay >= 0, weight_decay, "0 or more")
         self._check("dropout", dropout is None or 0 <= dropout < 1, dropout, "0 to below 1")
+        self._check("max_steps", max_steps is None or max_steps >= 1, max_steps, "a positive number")
+        self._check("layer_decay", 0 < layer_decay <= 1, layer_decay, "above 0 and at most 1")
+        self._check("optimizer", optimizer in ("adamw", "adamax"), optimizer, "adamw or adamax")
+        self._check("sampler_exponent", sampler_exponent >= 0, sampler_exponent, "0 or more")
+        self._check("batch", batch in ("one_task", "mixed"), batch, "one_task or mixed")
+        self._check_joint(multitask, label_map, refine, sampler_exponent=sampler_exponent, batch=batch)
+        self.joint = self.learns_all = multitask
+        self._refine = None if refine is None else {**REFINE, **refine}
         self.head, self.label_map, self.precision = head, label_map, precision
         self.batch_tokens, self.trust_remote_code = batch_tokens, trust_remote_code
         self._asked_tokens = max_tokens
@@ -93,6 +120,8 @@ class HuggingFaceTeacher(Teacher):
             "epochs": epochs, "learning_rate": learning_rate, "batch_rows": batch_rows, "accumulate": accumulate,
             "warmup_fraction": warmup_fraction, "weight_decay": weight_decay, "dropout": dropout,
             "precision": precision, "checkpoint_every_steps": checkpoint_every_steps, "threads": threads,
+            "max_steps": max_steps, "layer_decay": layer_decay, "optimizer": optimizer,
+            "sampler_exponent": sampler_exponent, "batch": batch,
         }  # fmt: skip
         self._use(checkpoint_folder(source, self.place, revision=revision))
 
@@ -100,12 +129,32 @@ class HuggingFaceTeacher(Teacher):
         if not holds:
             raise InputError(f"{self.place}: {option}", f"{value!r} is not {expected}")
 
+    def _check_joint(
+        self, multitask: bool, label_map: object, refine: Mapping[str, float] | None, **joint_only: object
+    ) -> None:
+        """Refuses options that mean nothing beside each other."""
+        if not multitask:
+            defaults = {"sampler_exponent": 1.0, "batch": "one_task"}
+            given = [name for name, value in joint_only.items() if value != defaults[name]]
+            given += ["refine"] if refine is not None else []
+            if given:
+                cause = "says something about a training on several tasks, and this is none"
+                raise InputError(f"{self.place}: {given[0]}", cause, "set `multitask: true`, or leave it out")
+            return
+        if label_map is not None:
+            cause = "the heads of a joint training are new, and have the tasks' own labels"
+            raise InputError(f"{self.place}: label_map", cause, "leave it out")
+        for name, value in (refine or {}).items():
+            if name not in REFINE:
+                raise InputError(f"{self.place}: refine", f"there is no '{name}'", did_you_mean(name, REFINE))
+            self._check(f"refine.{name}", isinstance(value, int | float) and value > 0, value, "a positive number")
+
     def _use(self, folder: Path) -> None:
         """Answers from the checkpoint in `folder` from now on."""
         self.checkpoint = Checkpoint(folder, self.place, trust_remote_code=self.trust_remote_code)
         self.max_tokens = self._longest_text()
         self._map = self._find_map()
-        self._model: Classifier | None = None
+        self._model: Classifier | OneHead | None = None
         self._reader: Reader | None = None
 
     def _longest_text(self) -> int:
@@ -124,6 +173,10 @@ class HuggingFaceTeacher(Teacher):
         """How the checkpoint's columns are the task's, or None: a fresh head is needed."""
         checkpoint, task, record = self.checkpoint, self.task, self.checkpoint.record
         place = f"{self.place}: label_map"
+        if checkpoint.joint_tasks:
+            return self._find_joint_head()
+        if self.joint and not record.get("refined"):
+            return None
         if self.label_map is not None and not (checkpoint.has_head or record):
             raise InputError(place, "the checkpoint has no classification head", "leave label_map out")
         if not checkpoint.has_head or (self.head == "new" and record.get("head") != "new"):
@@ -148,9 +201,38 @@ class HuggingFaceTeacher(Teacher):
             )
         return found
 
+    def _find_joint_head(self) -> LabelMap | None:
+        """The columns of the task's own head beside a jointly trained encoder, or None: it has none."""
+        task, known = self.task, self.checkpoint.joint_tasks
+        if task.name not in known or (self.head == "new" and self.checkpoint.record.get("head") != "new"):
+            return None
+        kind, labels = known[task.name]["kind"], known[task.name]["labels"]
+        found = reconcile(labels, task.labels) if kind == task.kind != "regression" else None
+        if kind == task.kind == "regression":
+            return identity(1)
+        if found is None:
+            theirs, ours = (", ".join(names) or "a number" for names in (labels, task.labels))
+            raise InputError(
+                self.place,
+                f"its head for '{task.name}' answers {theirs} ({kind}), and the task is {ours} ({task.kind})",
+                "name the labels alike, or set `head: new` to train it afresh",
+            )
+        return found
+
     @property
     def ready(self) -> bool:
         return self._map is not None
+
+    @property
+    def foreign_labels(self) -> tuple[str, ...] | None:
+        names = self.checkpoint.label_names if self.checkpoint.has_head else []
+        if self.ready or self.head == "new" or self.joint or len(names) < 2 or generic(names):
+            return None
+        return None if self.task.kind == "regression" else tuple(names)
+
+    @property
+    def refines(self) -> bool:
+        return self._refine is not None and bool(self.checkpoint.joint_tasks)
 
     @property
     def folder(self) -> Path:
@@ -204,33 +286,96 @@ class HuggingFaceTeacher(Teacher):
             values[rows] = self._map.apply(outputs.float()).cpu().numpy()
         return values
 
+    @property
+    def shape(self) -> Shape | None:
+        return shape_of(self.checkpoint.config)
+
+    @torch.inference_mode()
+    def features(self, examples: Sequence[Example], names: Sequence[str]) -> Features:
+        """Hidden states and what attention is computed from, read in the same batches as `logits`.
+
+        Raises InputError for what the checkpoint's type does not show; without names only its tokenizer works.
+        """
+        from .hidden_states import check_names, encoded_by, encoder_of, feature, joined
+
+        check_names(self.checkpoint.config, names, self.place)
+        reader = self._reading()
+        sequences = reader.encode(texts_of([e.text for e in examples], [e.second for e in examples]))
+
+        def batches() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+            lengths = np.array([len(s.ids) for s in sequences], np.int64)
+            for rows in _by_length(lengths, self.batch_tokens) if names else ():
+                model = self._loaded()
+                device = next(model.parameters()).device
+                tokens = padded([sequences[row] for row in rows], reader.pad_id).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                    encoded = encoded_by(encoder_of(model), tokens, names)
+                yield rows, {name: feature(name, encoded, tokens.mask) for name in names}
+
+        return joined([s.ids for s in sequences], names, batches())
+
     def fine_tune(self, rows: Rows, folder: Path, *, seed: int, **options: Any) -> None:
         """Trains a fresh head and the encoder on the labelled rows and answers from `folder` afterwards.
 
         options: replace the constructor's fine-tuning options. Restarted, it resumes, bit for bit; the result is a
         plain Hugging Face folder.
         """
-        from .fine_tuning import Settings, fine_tune
+        from .fine_tuning import fine_tune
 
-        settings: Settings = replace(Settings(**self._fine_tuning), **options)
-        reader = self._reading()
-        before = reader.truncated
-        fine_tune(self.checkpoint, reader, self.task, rows, folder, settings, seed=seed, head=self.head)
-        if reader.truncated > before:
-            log.info("%s: %d of %d texts cut to %d tokens", self.place, reader.truncated - before, len(rows),
-                     self.max_tokens)  # fmt: skip
+        if self.refines:
+            # What the recipe says of several tasks means nothing for one.
+            options = {"sampler_exponent": 1.0, "batch": "one_task", **(self._refine or {}), **options}
+        settings = self._settings(options)
+        with self._counting_cuts(len(rows)) as reader:
+            fine_tune(self.checkpoint, reader, self.task, rows, folder, settings, seed=seed, head=self.head)
         self.close()
         self._use(folder)
+
+    def fine_tune_jointly(
+        self, tasks: Mapping[str, Task], rows: Mapping[str, Rows], folder: Path, *, seed: int
+    ) -> None:
+        """Trains the encoder and a fresh head a task on the labelled rows of all tasks, and answers from `folder`.
+
+        Restarted, it resumes, bit for bit; the result is a plain Hugging Face folder, with heads.safetensors beside it.
+        """
+        from .multi_task import fine_tune_jointly
+
+        with self._counting_cuts(sum(map(len, rows.values()))) as reader:
+            fine_tune_jointly(
+                self.checkpoint, reader, tasks, rows, folder, self._settings({}), seed=seed, head=self.head
+            )
+        self.close()
+        self._use(folder)
+
+    def _settings(self, options: Mapping[str, Any]) -> Settings:
+        from .settings import Settings
+
+        return replace(Settings(**self._fine_tuning), **options)
+
+    @contextlib.contextmanager
+    def _counting_cuts(self, rows: int) -> Iterator[Reader]:
+        """The tokenizer; afterwards it is said how many texts it had to cut."""
+        reader = self._reading()
+        before = reader.truncated
+        yield reader
+        if reader.truncated > before:
+            log.info("%s: %d of %d texts cut to %d tokens", self.place, reader.truncated - before, rows,
+                     self.max_tokens)  # fmt: skip
 
     def close(self) -> None:
         self._model = None
 
-    def _loaded(self) -> Classifier:
+    def _loaded(self) -> Classifier | OneHead:
         if self._model is None:
-            from .classifier import Classifier
+            from .classifier import Classifier, OneHead
 
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            self._model = Classifier(self.checkpoint.load()).to(device).eval()
+            checkpoint = self.checkpoint
+            if checkpoint.joint_tasks:
+                model: Classifier | OneHead = OneHead(checkpoint.load_encoder(), *checkpoint.head(self.task.name))
+            else:
+                model = Classifier(checkpoint.load())
+            self._model = model.to(device).eval()
         return self._model
 
     def _reading(self) -> Reader:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from kdtoolkit import Example, Recipe, Task, Teacher, plugins
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.recipe.names import resolve_student
+from kdtoolkit.shape import Shape
+from kdtoolkit.teacher import Features
 from kdtoolkit_teachers.python import source_of
 from kdtoolkit_teachers.run import RunTeacher
 
@@ -88,6 +91,24 @@ class JointTeacher(Teacher):
         if self._trained is None:
             raise RuntimeError("the joint teacher is not trained yet: the teach stage does it")
         return self._trained.logits(examples)
+
+    @property
+    def shape(self) -> Shape | None:
+        """That of the trained model; before, of the student that it will be."""
+        if self._trained is not None:
+            return self._trained.shape
+        recipe = Recipe.model_validate({"tasks": [self.task.name], **self._sections})
+        name, options = resolve_student(recipe.student)
+        with torch.random.fork_rng(devices=()):
+            student = plugins.plugin("student", name)(1, **options)
+        apart = bool(self.task.pair) and student.pairs == "separate"
+        return student.shape if "hidden" in student.provides and not apart else None
+
+    def features(self, examples: Sequence[Example], names: Sequence[str]) -> Features:
+        """What is inside the trained model; see `RunTeacher.features`."""
+        if self._trained is None:
+            raise RuntimeError("the joint teacher is not trained yet: the teach stage does it")
+        return self._trained.features(examples, names)
 
     def fine_tune_jointly(
         self, tasks: Mapping[str, Task], rows: Mapping[str, Rows], folder: Path, *, seed: int

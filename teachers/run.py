@@ -7,11 +7,17 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
+import torch
 
 import kdtoolkit
 from kdtoolkit import Example, InputError, Task, Teacher
 from kdtoolkit.errors import did_you_mean
+from kdtoolkit.feature_name import FeatureName
 from kdtoolkit.labels.values import by_name
+from kdtoolkit.shape import Shape
+from kdtoolkit.teacher import Features
+
+BATCH_TEXTS = 256
 
 
 class RunTeacher(Teacher):
@@ -59,6 +65,36 @@ class RunTeacher(Teacher):
         """The student's outputs, (rows, outputs) float32, in the order of this task's labels."""
         texts = [(e.text, e.second or "") if self.task.pair else e.text for e in examples]
         return np.ascontiguousarray(self._predictor.predict_logits(texts, task=self._name)[:, self._columns])
+
+    @property
+    def shape(self) -> Shape | None:
+        """That of the student; None if it has no layers to show, or reads the two texts of a pair apart."""
+        student = self._predictor.model.student
+        apart = bool(self.task.pair) and student.pairs == "separate"
+        return student.shape if "hidden" in student.provides and not apart else None
+
+    @torch.inference_mode()
+    def features(self, examples: Sequence[Example], names: Sequence[str]) -> Features:
+        """Hidden states and what else the student shows; the pieces are those of its own tokenizer."""
+        from .hidden_states import feature, joined
+
+        model = self._predictor.model_of(self._name)
+        needed = frozenset(FeatureName.parse(name).part for name in names)
+        if lacking := needed - model.student.provides:
+            raise InputError(f"teacher {self.source}", f"its student gives no {', '.join(sorted(lacking))}")
+        pieces: list[np.ndarray] = []
+        batches: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        model.student.output = needed
+        for start in range(0, len(examples), BATCH_TEXTS):
+            some = examples[start : start + BATCH_TEXTS]
+            tokens = self._predictor.batch([(e.text, e.second) for e in some], task=self._name).tokens
+            pieces += [row[mask].numpy() for row, mask in zip(tokens.ids, tokens.mask)]
+            if names:
+                encoded = model.student(tokens)
+                found = {name: feature(name, encoded, tokens.mask) for name in names}
+                batches.append((np.arange(start, start + len(some)), found))
+        model.student.output = frozenset()
+        return joined(pieces, names, batches)
 
     def parameters(self) -> int | None:
         """Those of the student."""

@@ -29,7 +29,7 @@ GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 MINIMAL = {"tasks": ["sst2"], "teachers": [{"name": "path/to/model"}], "data": {"folder": "path/to/data"}}
 PLUGINS = {
     "student": ("bilstm", "transformer", "hf"),
-    "teacher": ("hugging_face", "stored", "python", "run", "joint"),
+    "teacher": ("hugging_face", "stored", "python", "run", "joint", "distilled"),
     "tokenizer": ("sentencepiece", "words"),
 }
 
@@ -167,7 +167,10 @@ def test_a_value_at_the_edge_of_the_range_shown_is_accepted(key, sign, bound):
     try:
         recipe_from_dict(with_value(key, [value, 0.5] if key == "optimizer.betas" else value))
     except InputError as error:  # where another key makes the edge senseless, that is what is said
-        assert re.search(r"nothing would be learned|nothing without gold_rows|must lie after", str(error))
+        assert re.search(
+            r"nothing would be learned|nothing without gold_rows|must lie after|leave it out|is an option of dwa",
+            str(error),
+        )
 
 
 def test_the_minimal_recipe_of_these_tests_is_valid():
@@ -200,7 +203,8 @@ def test_options_and_defaults_are_those_of_the_constructor(kind, name):
     known = options(plugin(kind, name))
     assert list(shown) == list(known)
     for option, parameter in known.items():
-        assert default_of(shown[option][2]) == parameter.default, option
+        default = "required" if parameter.default is parameter.empty else parameter.default
+        assert default_of(shown[option][2]) == default, option
         allowed = constructor_options(kind, name)[option].type
         if get_origin(allowed) is Literal:
             assert re.findall(r"`(\w+)`", shown[option][1]) == list(get_args(allowed)), option

@@ -13,10 +13,22 @@ CORE = ROOT / "kdtoolkit"
 # Lower numbers are lower layers; a module may import its own layer and those below. Type-checking imports count too:
 # a name that a signature needs is a dependency of the reader, if not of the machine.
 LAYERS = [
-    {"errors", "files", "example", "schedule", "_version", "processor", "hub", "progress"},
+    {
+        "errors",
+        "files",
+        "example",
+        "schedule",
+        "_version",
+        "processor",
+        "hub",
+        "progress",
+        "shape",
+        "encoder_layers",
+        "feature_name",
+    },
     {"tasks", "ops"},
-    {"plugins", "recipe", "student", "teacher"},
-    {"tokenizers", "data", "labels", "heads", "objectives", "evaluate", "report"},
+    {"plugins", "recipe", "catalogue", "student", "teacher"},
+    {"tokenizers", "data", "labels", "heads", "objectives", "balance", "augment", "evaluate", "report"},
     {"training"},
     {"student_folder"},
     {"predictor"},

@@ -12,6 +12,7 @@ from torch import nn
 from kdtoolkit import Encoded, Student, Task, Teacher
 from kdtoolkit.data.collate import Batch
 from kdtoolkit.heads import MultiTaskHeads
+from kdtoolkit.shape import Shape
 from kdtoolkit.student import Tokens
 from kdtoolkit.testing import VOCABULARY, EchoTeacher, check_student, check_teacher, tiny_task, tiny_tokens
 
@@ -114,6 +115,25 @@ class StatesSeePadding(WordAverage):
         return Encoded(super().encode(batch), vectors + batch.ids.shape[1])
 
 
+class LayersWithoutShape(WordAverage):
+    provides = frozenset({"hidden"})
+
+
+class LayersMissing(LayersWithoutShape):
+    shape = Shape(1, 8)
+
+
+class TooFewLayers(LayersMissing):
+    def encode(self, batch):
+        return Encoded(super().encode(batch), hidden=(self.embed(batch.ids),))
+
+
+class LayersSeePadding(LayersMissing):
+    def encode(self, batch):
+        vectors = self.embed(batch.ids)
+        return Encoded(super().encode(batch), hidden=(vectors, vectors + batch.ids.shape[1]))
+
+
 class Forgetful(WordAverage):
     """Keeps something that it needs outside its state dict."""
 
@@ -179,6 +199,10 @@ def test_the_smallest_student_keeps_the_contract(width):
         (NoSuchPart, "got thoughts"),
         (PartMissing, "provides names states, and encode gave none"),
         (StatesSeePadding, "changes states"),
+        (LayersWithoutShape, "provides names hidden, and shape is None"),
+        (LayersMissing, "provides promises hidden, and encode gave none"),
+        (TooFewLayers, "hidden: expected 2, got 1"),
+        (LayersSeePadding, r"padding changes hidden\[1\]"),
         (Forgetful, "something it needs is not in its state dict"),
         (Unwritable, "resolved_options cannot be written as JSON"),
         (OtherShape, "refuses the saved weights"),

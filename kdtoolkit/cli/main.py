@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "Measure a finished student again, on dev or test.",
     "predict": "Label text with a finished student: text in, JSON lines out.",
     "check": "Look for everything that can be wrong, before any long work.",
+    "explain": "Formula, source and options of objectives, heads, samplers and the like.",
     "recipes": "List, show or copy the built-in recipes.",
     "plugins": "List the installed students and teachers, or explain one.",
     "doctor": "Show versions, devices, and which native code is in use.",

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..student import Tokens
 from ..tasks import Task
 from ..tokenizers.base import JointTemplate
+from .features import FeatureSource, Wanted, gathered
 
 if TYPE_CHECKING:
     from ..tokenizers import Tokenizer
@@ -31,6 +32,9 @@ class Batch:
     label, NaN throughout for rows of other tasks.
     teacher: (members, rows, width) float32 or None; NaN in the row's own columns where a member says nothing.
     Columns beyond the row's own are 0. width: the most outputs of any task in the batch.
+    features: hidden states of the teacher by name (see `Teacher.features`), padded to the time of `tokens`, 0 for rows
+    that are not `featured`; None unless the objective needs them. featured: (rows,) bool.
+    groups: (rows,) int64 or None; rows of one number are candidates of one query (ranking).
     """
 
     tokens: Tokens
@@ -40,6 +44,9 @@ class Batch:
     labels: Tensor
     targets: Tensor | None = None
     teacher: Tensor | None = None
+    features: dict[str, Tensor] | None = None
+    featured: Tensor | None = None
+    groups: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -60,6 +67,9 @@ class Batch:
             moved(self.labels),
             None if self.targets is None else moved(self.targets),
             None if self.teacher is None else moved(self.teacher),
+            None if self.features is None else {name: moved(tensor) for name, tensor in self.features.items()},
+            None if self.featured is None else moved(self.featured),
+            None if self.groups is None else moved(self.groups),
         )
 
 
@@ -68,12 +78,17 @@ class TaskArrays:
     """The rows of one task of a run.
 
     labels: (rows,) float32 or, multilabel, (rows, outputs); NaN = none. teacher: (rows, members, outputs) float32,
-    usually memory-mapped, NaN = none; None: the task has no teacher.
+    usually memory-mapped, NaN = none; None: the task has no teacher. groups: (rows,) int64 or None; by row, the first
+    row of its group (the candidates of a query). features: the teacher's hidden states of the same rows; None: no term
+    of the objective needs them. featured: (rows,) bool, the rows that have them; None: all.
     """
 
     tokens: TokenArrays
     labels: np.ndarray
     teacher: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    features: FeatureSource | None = None
+    featured: np.ndarray | None = None
 
 
 @dataclass
@@ -162,7 +177,11 @@ class Collator:
                 seconds.append((where, _texts(source, own, 1)))
         tokens, first, second = self._tokens(len(rows), firsts, seconds)
         labels, targets = self._gold(len(rows), local)
-        return Batch(tokens, first, second, torch.from_numpy(tasks), labels, targets, self._soft(len(rows), local))
+        features, featured = self._features(tokens, first, local)
+        return Batch(
+            tokens, first, second, torch.from_numpy(tasks), labels, targets, self._soft(len(rows), local),
+            features, featured, self._groups(rows, local),
+        )  # fmt: skip
 
     def batch_of(
         self, task: int, first: Sequence[Sequence[int]], second: Sequence[Sequence[int]] | None = None
@@ -221,6 +240,34 @@ class Collator:
                 targets[where, gold.shape[1] :] = 0
         return torch.from_numpy(labels), None if targets is None else torch.from_numpy(targets)
 
+    def lengths(self) -> list[np.ndarray]:
+        """Per task, the tokens of each row as a joint sequence, special ones included, (rows,) int64."""
+        p, m, s = (len(part) for part in self.template[:3])
+        found = []
+        for of_task in self._arrays:
+            special = p + s + (m if of_task.tokens.texts_per_row == 2 else 0)
+            room = max(self.max_tokens - special, of_task.tokens.texts_per_row)
+            found.append(np.minimum(of_task.tokens.lengths().astype(np.int64), room) + special)
+        return found
+
+    def _features(self, tokens: Tokens, first: Tensor, local: _Local) -> tuple[dict[str, Tensor] | None, Tensor | None]:
+        """The teacher's features by name, and which rows have them."""
+        sources = [(task, where, own, self._arrays[task]) for task, where, own in local]
+        if all(array.features is None for *_, array in sources):
+            return None, None
+        featured = np.zeros(len(first), bool)
+        wanted = []
+        for task, where, own, array in sources:
+            if array.features is None:
+                continue
+            has = np.ones(len(own), bool) if array.featured is None else array.featured[own]
+            places = np.arange(len(first))[where][has]
+            featured[places] = True
+            wanted.append(Wanted(self.tasks[task].name, array.features, places, own[has]))
+        lengths = tokens.lengths.numpy()[first.numpy()]
+        values = gathered(wanted, lengths, tokens.ids.shape[1])
+        return {name: torch.from_numpy(some) for name, some in values.items()}, torch.from_numpy(featured)
+
     def _soft(self, rows: int, local: _Local) -> Tensor | None:
         teachers = [self._teachers[task] for task, _, _ in local]
         shapes = [teacher.shape[1:] for teacher in teachers if teacher is not None]
@@ -235,6 +282,28 @@ class Collator:
             if teacher is not None:
                 soft[: teacher.shape[1], where, : teacher.shape[2]] = teacher[own].swapaxes(0, 1)
         return torch.from_numpy(soft)
+
+    def _groups(self, rows: np.ndarray, local: _Local) -> Tensor | None:
+        """Numbers that are equal for rows of one group; a group that is in the batch twice is two groups."""
+        if all(self._arrays[task].groups is None for task, _, _ in local):
+            return None
+        numbers = rows.copy()  # a row of a task without groups is one alone
+        for task, where, own in local:
+            groups = self._arrays[task].groups
+            if groups is not None:
+                numbers[where] = groups[own] + self._ends[task]
+        return torch.from_numpy(numbers + _copies(rows) * self.rows)
+
+
+def _copies(rows: np.ndarray) -> np.ndarray:
+    """How often the row of each place stands before it, (rows,) int64."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    place = np.arange(len(rows))
+    begins = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(rows)]
+    copies = np.empty(len(rows), np.int64)
+    copies[order] = place - np.maximum.accumulate(np.where(begins, place, 0))
+    return copies
 
 
 def _same(where: _Where, seconds: _Placed) -> _Texts | None:

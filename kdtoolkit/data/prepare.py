@@ -33,6 +33,12 @@ LONGEST_TEXT = 100_000
 LEAST_ROWS_TO_SPLIT = 10
 """A tenth of fewer labelled rows than this is no dev split."""
 
+AUGMENTED = "augmented"
+"""The split that `augment:` adds."""
+
+ORDERED = ("entail", "contradict", "impl", "answer")
+"""Parts of the names of labels that are about one text in the light of the other."""
+
 FILES_GONE = "the files are not there any more; the rows prepared from them are used"
 
 
@@ -42,13 +48,19 @@ class TaskRows:
 
     task: with columns, label names and `pair` known.
     splits: train (gold rows and transfer rows, in the order of the file), teacher, calibration, dev, test and further
-    ones of the task; those that do not exist are absent. All rows but those of train have a gold label.
+    ones of the task; those that do not exist are absent. All rows but those of train have a gold label. Where a recipe
+    generates text, `augmented` is added to them: train, then the generated rows, without labels.
     notes: sentences.
     """
 
     task: Task
     splits: dict[str, Rows]
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def student_split(self) -> str:
+        """The split that a student is distilled on: augmented if there is one, else train."""
+        return AUGMENTED if AUGMENTED in self.splits else "train"
 
     def digest(self) -> str:
         """Hex digits of the task and of all rows with their labels, whatever files they came from."""
@@ -105,6 +117,8 @@ def _plan_or_rows(task: Task, recipe: Recipe, folder: Path) -> Plan | TaskRows:
 def _write(plan: Plan, folder: Path) -> TaskRows:
     names_found = _find_labels(plan)
     task = plan.task
+    if plan.inputs.section.both_orders:
+        _look_at_both_orders(plan)
     evaluated = ("dev", *task.splits, "test")
     with track(f"{task.name}: reading, all passes", None) as advance, atomic_folder(folder) as temporary:
         reading = _Reading(plan, names_found, advance)
@@ -197,6 +211,8 @@ class _Reading:
         self.names_found, self.advance = names_found, advance
         self.held: frozenset[bytes] = frozenset()
         """Ids that `write_train` held out of train."""
+        self.turned = 0
+        """Pairs of the split being written that were added the other way round."""
 
     def write_train(self, folder: Path) -> dict[str, int]:
         """Writes train and what is held out of it; returns the rows of each."""
@@ -246,12 +262,16 @@ class _Reading:
                     home = homes[role]
                     if home not in writers:
                         writers[home] = writer(home)
-                    writers[home].add(_unlabelled(example) if role == Role.TRANSFER else example)
+                    example = _unlabelled(example) if role == Role.TRANSFER else example
+                    writers[home].add(example)
+                    if home == "train":
+                        self._add_turned(example, writers["train"])
             if transfer is not None:
                 outside = ~np.isin(transfer.ids, held)
                 for example, wanted in zip(self._examples("transfer", counts), outside.tolist()):
                     if wanted:
                         writers["train"].add(example)
+                        self._add_turned(example, writers["train"])
         rows = {split: writers[split].rows for split in writers}
         if not rows["train"]:
             raise InputError(source, "leaves no row to train on", f"see data.{self.task.name}.gold_rows")
@@ -266,6 +286,7 @@ class _Reading:
         if "calibration" in rows:
             notes.append(f"{rows['calibration']:,} gold rows of train are kept apart to fit the temperature")
         self._note_texts("train", counts)
+        self._note_turned("train")
         return rows
 
     def write_gold(self, split: str, folder: Path) -> int:
@@ -281,6 +302,8 @@ class _Reading:
                     left_out += 1
                 elif example.label is not None:
                     writer.add(example)
+                    if split == "teacher":
+                        self._add_turned(example, writer)
         if left_out:
             self.plan.notes.append(
                 f"{left_out:,} rows of {split} are left out, because their text is held out of train"
@@ -288,7 +311,22 @@ class _Reading:
         if counts.unlabelled:
             self.plan.notes.append(f"{counts.unlabelled:,} rows of {split} have no gold label and are left out")
         self._note_texts(split, counts)
+        self._note_turned(split)
         return writer.rows
+
+    def _add_turned(self, example: Example, writer: RowWriter) -> None:
+        """With `both_orders`, the pair the other way round too, unless that is the same or was held out of train."""
+        if not self.section.both_orders or example.second is None or example.second == example.text:
+            return
+        turned = Example(example.task, example.second, example.text, example.label)
+        if turned.id not in self.held:
+            writer.add(turned)
+            self.turned += 1
+
+    def _note_turned(self, split: str) -> None:
+        if self.turned:
+            self.plan.notes.append(f"{self.turned:,} pairs of {split} are also there the other way round")
+            self.turned = 0
 
     def _survey(self, split: str, counts: _Counts, limit: int | None = None) -> _Survey:
         ids, labelled, labels = bytearray(), bytearray(), array("f")
@@ -367,6 +405,18 @@ def _at(source: Source, number: int | None = None) -> Iterator[None]:
         yield
     except ValueError as error:
         raise InputError(source.name if number is None else source.where(number), str(error)) from error
+
+
+def _look_at_both_orders(plan: Plan) -> None:
+    """Raises InputError for single texts; notes labels that say that the order of two texts matters."""
+    name, labels = plan.task.name, plan.task.labels
+    if not plan.task.pair:
+        raise InputError(f"data.{name}.both_orders", f"the rows of '{name}' are single texts", "leave it out")
+    if ordered := [label for label in labels if any(part in label.casefold() for part in ORDERED)]:
+        plan.notes.append(
+            f"both_orders: that (a, b) is '{ordered[0]}' does not say that (b, a) is; the pairs that are added are "
+            "likely to have wrong labels"
+        )
 
 
 def _refuse_no_gold(plan: Plan, rows: dict[str, int]) -> None:

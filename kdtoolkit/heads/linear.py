@@ -1,34 +1,11 @@
-"""Linear heads of several tasks: stored apart, multiplied together."""
+"""The output layer of a head, and the layer that may stand before it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-
-
-class TaskParameters(nn.Module):
-    """Parameters by task name; `weight.sst2` in a state dict.
-
-    Not an nn.ParameterDict, because that refuses names that are methods of a module, and a task may be called "type".
-    """
-
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self._parameters.update({task: nn.Parameter(value) for task, value in parameters.items()})
-
-    def __getitem__(self, task: str) -> Tensor:
-        parameter = self._parameters[task]
-        assert parameter is not None
-        return parameter
-
-    def gather(self, tasks: Sequence[str]) -> Tensor:
-        """The parameters of `tasks`, concatenated; gradient reaches these and no others."""
-        if len(tasks) == 1:
-            return self[tasks[0]]
-        return torch.cat([self[task] for task in tasks])
 
 
 def initial_parameters(outputs: int, width: int) -> tuple[Tensor, Tensor]:
@@ -36,3 +13,10 @@ def initial_parameters(outputs: int, width: int) -> tuple[Tensor, Tensor]:
     bound = 1 / math.sqrt(width)
     weight = torch.empty(outputs, width).uniform_(-bound, bound)
     return weight, torch.empty(outputs).uniform_(-bound, bound)
+
+
+class HiddenLayer(nn.Linear):
+    """A linear layer with ReLU, (rows, features) to (rows, hidden): Tang et al. 2019 (arXiv:1903.12136), section 3."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features).relu()

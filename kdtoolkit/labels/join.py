@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from ..data.rows import Rows
 
 
-def teacher_array(rows: Rows, stores: Sequence[LabelStore], path: Path | str) -> np.ndarray:
+def teacher_array(
+    rows: Rows, stores: Sequence[LabelStore], path: Path | str, *, temperatures: Sequence[float] | None = None
+) -> np.ndarray:
     """The values of every member for every row: (rows, members, outputs) float32, memory-mapped from `path` (.npy).
 
     stores: one per member of the ensemble, in order. A row that a partial member says nothing about is NaN there.
+    temperatures: what each member's values are divided by; None: they stay as they are.
     The file is written atomically, one member and one part at a time, and replaces what was there.
     Raises InputError if a store is of other labels than the task, or lacks rows that its teacher must have labelled.
     """
@@ -52,6 +55,8 @@ def teacher_array(rows: Rows, stores: Sequence[LabelStore], path: Path | str) ->
                     f"{shortened(example.text)} (id {id_hex(ids[row])})",
                     "run the label stage again: it fills in what is missing",
                 )
+            if temperatures is not None and temperatures[member] != 1.0:
+                out[:, member] /= np.float32(temperatures[member])
         out.flush()
         del out
     return np.lib.format.open_memmap(path, "r")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,10 +15,13 @@ from ..ops import KINDS, soft_cross_entropy
 from ..recipe.schema import Objective
 from ..schedule import extremes, value_at
 from ..tasks import Task
+from .further import FurtherTerm, FurtherValues, Sides, further_values
 from .mixture import mean_logits, present_weights, weight_table
+from .ranking import Candidates, Ranked, rank
 
 if TYPE_CHECKING:
     from ..data.collate import Batch
+    from ..heads import HeadOutputs
 
 NO_LABEL = -100
 
@@ -29,6 +32,11 @@ class ObjectiveResult(NamedTuple):
     The others are detached float32 sums per task, (tasks,), for logging. soft, hard: the teacher's and the gold part,
     before alpha and the task's weight. rows: rows of the batch. soft_rows, hard_rows: those of them with such a part (a
     part whose weight is 0 is not computed and counts as none).
+
+    terms, term_rows: (terms, tasks), the same of the further terms, before their weights; None: there are none.
+
+    Only where a balance of the tasks asks for them (`by_task`), (tasks,) float32 each. task_losses: `loss` by task;
+    they carry the gradient. task_weights: sums of the tasks' weights over the rows that have a loss.
     """
 
     loss: Tensor
@@ -37,6 +45,10 @@ class ObjectiveResult(NamedTuple):
     rows: Tensor
     soft_rows: Tensor
     hard_rows: Tensor
+    terms: Tensor | None = None
+    term_rows: Tensor | None = None
+    task_losses: Tensor | None = None
+    task_weights: Tensor | None = None
 
 
 class Rows(NamedTuple):
@@ -71,6 +83,11 @@ class DistillationObjective:
     tasks: the run's, resolved, in the order of `batch.tasks`. steps: optimizer steps that schedules stretch over.
     gold_only: the baseline; no teacher is read. scaling: (mean, standard deviation) of a regression task's gold values,
     one pair a task. member_weights: per task the weights of its ensemble's members; None: equal.
+    ranking: by position, the tasks that are ranked, and the column of their relevant label: their rows are compared
+    within the groups of the batch, as `ranking.rank` says.
+    terms: the recipe's further terms, in the order of `HeadOutputs.features`. What a term says of a row is added to the
+    row's loss, times the weights of term and task. A row without teacher, or without hidden states that the term reads,
+    has no such part, and `gold_only` has none at all.
     Raises InputError if a value of the recipe leaves its range.
     """
 
@@ -83,12 +100,15 @@ class DistillationObjective:
         gold_only: bool = False,
         scaling: Sequence[tuple[float, float]] | None = None,
         member_weights: Sequence[Sequence[float]] | None = None,
+        ranking: Mapping[int, int] | None = None,
+        terms: Sequence[FurtherTerm] = (),
     ) -> None:
         self.tasks, self.objective, self.steps, self.gold_only = list(tasks), objective, steps, gold_only
         scaling = [(0.0, 1.0)] * len(self.tasks) if scaling is None else scaling
         for name, values in (("scaling", scaling), ("member_weights", member_weights)):
             if values is not None and len(values) != len(self.tasks):
                 raise ValueError(f"{name}: expected one entry a task ({len(self.tasks)}), received {len(values)}")
+        self.terms = () if gold_only else tuple(terms)
         self._options = [objective.of(task.name) for task in self.tasks]
         for task, options in zip(self.tasks, self._options):
             check_ranges(task.name, options)
@@ -98,6 +118,9 @@ class DistillationObjective:
         self._width = max((task.outputs for task in self.tasks), default=1)
         self._member_weights = None if member_weights is None else weight_table(member_weights)
         self._kinds = torch.tensor([KINDS[kind] for kind in kinds])
+        self._ranking = dict(ranking or {})
+        columns = [self._ranking.get(position, -1) for position in range(len(self.tasks))]
+        self._positive = torch.tensor(columns)  # -1 for a task that is not ranked
         task_kinds = ("classification", "regression", "multilabel")
         self._of_kind = {kind: torch.tensor([task.kind == kind for task in self.tasks]) for kind in task_kinds}
         self._scaling = torch.tensor(list(scaling), dtype=torch.float32).reshape(-1, 2)
@@ -105,20 +128,20 @@ class DistillationObjective:
             raise ValueError(f"scaling: expected positive standard deviations, received {list(scaling)}")
 
     def values(self, step: int) -> dict[str, float]:
-        """What schedules give at an optimizer step (0-based): "alpha/TASK", "temperature/TASK" and "weight/TASK"."""
+        """What schedules give at a step (0-based): "alpha/TASK", "temperature/TASK", "weight/TASK or TERM"."""
         values = {}
         for task, options in zip(self.tasks, self._options):
             for name in ("alpha", "temperature", "weight"):
                 values[f"{name}/{task.name}"] = value_at(options[name], step, self.steps)
             if self.gold_only:
                 values[f"alpha/{task.name}"] = 1.0
+        for further in self.terms:
+            values[f"weight/{further.label}"] = value_at(further.weight, step, self.steps)
         return values
 
-    def __call__(self, outputs: Tensor, start: Tensor, count: Tensor, batch: Batch, step: int) -> ObjectiveResult:
-        """The loss of a batch at an optimizer step (0-based).
-
-        outputs: (rows, columns) of the heads; row r's task has columns start[r] to start[r] + count[r], int64 (rows,).
-        """
+    def __call__(self, heads: HeadOutputs, batch: Batch, step: int, *, by_task: bool = False) -> ObjectiveResult:
+        """The loss of a batch at an optimizer step (0-based); by_task: also that of each task."""
+        outputs, start, count = heads.outputs, heads.start, heads.count
         tasks = batch.tasks
         alpha, temperature, weight, beta = self._row_values(step, tasks)
         teacher, members = self._teacher(batch)
@@ -135,6 +158,9 @@ class DistillationObjective:
         labels = torch.where(classes, batch.labels, NO_LABEL).long()
         rows = Rows(outputs, teacher, members, labels, self._kinds.to(tasks.device)[tasks], temperature, alpha, beta,
                     weight, start, count)  # fmt: skip
+        ranked = self._ranked(rows, batch, has_soft & (weight > 0), has_hard & (weight > 0))
+        if ranked is not None:
+            rows = rows._replace(alpha=ranked.alpha, weight=ranked.weight)
         parts = torch.zeros(2, len(tasks), device=tasks.device)
         if bool(self._of_kind["regression"].any()):
             rows, parts = self._regression_rows(rows, batch)
@@ -152,12 +178,42 @@ class DistillationObjective:
         first = by_row[:, : len(tasks)]
         if doubled is not None:
             first[1].index_copy_(0, doubled, by_row[0, len(tasks) :])
+        if ranked is not None:
+            first = torch.where(ranked.grouped, ranked.parts, first)
+            loss = loss + F.pad(ranked.loss, (0, len(loss) - len(tasks)))
+        further: tuple[Tensor, ...] = ()
+        if self.terms:
+            values = self._further(outputs, start, teacher, members, heads, batch, step)
+            loss = loss + F.pad(weight * values.by_row, (0, len(loss) - len(tasks)))
+            further = (values.sums, values.rows)
         flags = torch.stack([has_soft & (weight > 0), has_hard & (weight > 0)])
         regression = self._is("regression", tasks)
         parts = torch.where(flags, torch.where(regression, parts, first), 0.0)
         sums = torch.cat([parts, torch.ones_like(parts[:1]), flags.to(parts.dtype)])
         per_task = torch.zeros(5, len(self.tasks), device=tasks.device).index_add_(1, tasks, sums.float())
-        return ObjectiveResult(loss.sum(), *per_task.unbind(0))
+        result = ObjectiveResult(loss.sum(), *per_task.unbind(0), *further)
+        if not by_task:
+            return result
+        none = torch.zeros(len(self.tasks), device=tasks.device)
+        of_row = tasks if doubled is None else torch.cat([tasks, tasks[doubled]])
+        return result._replace(
+            task_losses=none.index_add(0, of_row, loss.float()), task_weights=none.index_add(0, tasks, weight)
+        )
+
+    def _further(
+        self,
+        outputs: Tensor,
+        start: Tensor,
+        teacher: Tensor,
+        members: Tensor,
+        heads: HeadOutputs,
+        batch: Batch,
+        step: int,
+    ) -> FurtherValues:
+        """What the further terms say of the batch."""
+        temperature = [value_at(options["temperature"], step, self.steps) for options in self._options]
+        sides = Sides(outputs, start, teacher, members, temperature)
+        return further_values(self.terms, self.tasks, sides, heads.features, batch, step=step, steps=self.steps)
 
     def _row_values(self, step: int, tasks: Tensor) -> Tensor:
         """(4, rows) float32: alpha (before what a row lacks), temperature, weight, beta."""
@@ -185,6 +241,25 @@ class DistillationObjective:
         if self.objective.ensemble == "logits" and members > 1:
             return mean_logits(teacher, weights).unsqueeze(0), (weights.sum(0, keepdim=True) > 0).to(weights.dtype)
         return teacher, weights
+
+    def _ranked(self, rows: Rows, batch: Batch, has_soft: Tensor, has_hard: Tensor) -> Ranked | None:
+        """What the ranked tasks' groups say, for all rows of the batch; None if it has no candidates."""
+        if not self._ranking or batch.groups is None:
+            return None
+        column = self._positive.to(batch.tasks.device)[batch.tasks]
+        ranked = column >= 0
+        column = column.clamp(min=0)
+        places = rows.start + torch.stack([column, torch.where(ranked, 1 - column, column)])
+        yes, no = rows.outputs.gather(1, places.t()).unbind(1)
+        told = rows.teacher.gather(2, (places - rows.start).t().expand(len(rows.teacher), -1, -1))
+        return rank(
+            Candidates(
+                batch.groups, yes - no, told[..., 0] - told[..., 1], rows.members, rows.labels == column,
+                has_soft & ranked, has_hard & ranked, rows.alpha, rows.temperature, rows.weight,
+                rows.kind == KINDS["kl"],
+            ),
+            scale_T2=self.objective.scale_T2,
+        )  # fmt: skip
 
     def _regression_rows(self, rows: Rows, batch: Batch) -> tuple[Rows, Tensor]:
         """Rows whose regression rows have their target in the teacher's place, and (2, rows) soft and hard parts."""

@@ -14,7 +14,7 @@ from ..recipe import Recipe
 from .run_folder import RunFolder
 from .start import resume_run, start_run
 
-STAGES = ("prepare", "teach", "label", "tokenize", "distill", "refine", "baseline", "evaluate")
+STAGES = ("prepare", "augment", "teach", "label", "tokenize", "distill", "refine", "baseline", "evaluate")
 
 
 def run_stages(run: RunFolder, until: str = "report") -> dict[str, Any]:

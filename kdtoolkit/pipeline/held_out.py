@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..evaluate import LOWER_IS_BETTER, agreement, scores
 from ..recipe import Recipe
 from ..training import SCORE
 from .forward import outputs_over
-from .student import StudentData
+from .student_data import StudentData
 
 
 def held_out_split(rows: TaskRows, recipe: Recipe) -> str | None:
@@ -56,6 +57,15 @@ class HeldOut:
                 place = folder / f"tokens-{task.name}-held-out"
                 pieces = tokenize_rows(rows, tokens.tokenizer, place, max_tokens=self._max_tokens)
                 self._arrays[position] = TaskArrays(pieces, rows.labels(), None)
+
+    def only(self, task: str) -> HeldOut | None:
+        """The same for one task alone; None: it has no such rows."""
+        kept = {n: array for n, array in self._arrays.items() if self._tokens.tasks[n].name == task}
+        if not kept:
+            return None
+        alone = copy(self)
+        alone._arrays = kept
+        return alone
 
     def __len__(self) -> int:
         """Number of rows."""

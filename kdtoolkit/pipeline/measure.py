@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ..data.prepare import TaskRows
 from ..data.rows import Rows
 from ..errors import InputError
+from ..evaluate import combined
 from ..evaluate.calibration import fit_temperature
 from ..evaluate.latency import measure
 from ..files import write_json, write_text
 from ..predictor import Predictor, Text
 from ..recipe import Recipe
-from ..report import model_card, task_result, validate
+from ..report import ensemble_result, model_card, task_result, validate
 from ..student_folder import CONFIG
 from ..tasks import Task
 from ..training.board import Board
+from .ensemble import kept_standings, member_weights
 from .held_out import calibration_rows, held_out_split
 from .label import teacher_outputs
 from .run_folder import RunFolder, versions
@@ -40,7 +42,7 @@ def evaluate(run: RunFolder, data: Mapping[str, TaskRows], split: str | None = N
         for key, where in reported_splits(rows, asked):
             measured = rows.splits[where]
             outputs = teacher_outputs(run, name, where)
-            weights = [section.weight for section in recipe.teachers_of(name)]
+            weights = member_weights(run, name)
             # Where no row has a gold label, the baseline's head is as random as it began.
             learned = baseline is not None and bool(np.isfinite(rows.splits["train"].labels()).any())
             tasks[key] = task_result(
@@ -60,6 +62,9 @@ def evaluate(run: RunFolder, data: Mapping[str, TaskRows], split: str | None = N
                 bootstrap=recipe.evaluate.bootstrap,
                 seed=recipe.seed,
                 selected_on=held_out_split(rows, recipe) if recipe.train.select else None,
+            )
+            tasks[key]["ensemble"] = ensemble_result(
+                rows.task, outputs, measured.labels(), _said_of(run, name), tasks[key].get("teacher")
             )
     if not tasks:
         raise InputError("--split", f"no task has labelled rows in the split '{asked}'")
@@ -108,31 +113,6 @@ def outputs_of(predictor: Predictor, rows: Rows, chunk: int = 4096) -> np.ndarra
     return np.concatenate(parts) if parts else np.zeros((0, rows.task.outputs), np.float32)
 
 
-def combined(
-    task: Task, outputs: np.ndarray, weights: Sequence[float], *, how: Literal["probabilities", "logits"]
-) -> np.ndarray:
-    """An ensemble as the student learns from it: (rows, members, outputs) to (rows, outputs).
-
-    how: probabilities are averaged (MT-DNN-KD, arXiv:1904.09482, section 3) and given back as logits, or the logits
-    are (TextBrewer, arXiv:2002.12620); values are averaged. A member that says nothing (NaN) of a row is left out.
-    """
-    values = np.asarray(outputs, dtype=np.float64)
-    said = ~np.isnan(values)  # a logit of -inf is a word too: this class is impossible
-    share = np.broadcast_to(np.asarray(weights)[None, :, None], values.shape) * said
-    share = share / np.maximum(share.sum(1, keepdims=True), 1e-300)
-    values = np.where(said, values, 0.0)
-    silent = share.sum(1) == 0
-    if task.kind == "regression" or how == "logits":
-        mean = (share * values).sum(1)
-    elif task.kind == "multilabel":
-        probability = (share / (1.0 + np.exp(-values))).sum(1).clip(1e-12, 1 - 1e-12)
-        mean = np.log(probability) - np.log1p(-probability)
-    else:
-        powers = np.exp(values - values.max(2, keepdims=True))
-        mean = np.log((share * powers / powers.sum(2, keepdims=True)).sum(1).clip(1e-12))
-    return np.where(silent, np.nan, mean).astype(np.float32)
-
-
 def write_results(run: RunFolder, data: Mapping[str, TaskRows], results: Mapping[str, Any]) -> None:
     """results.json, the student's model card, and the last values in TensorBoard."""
     recipe = run.recipe.model_dump(mode="json", by_alias=True)
@@ -159,12 +139,26 @@ def write_results(run: RunFolder, data: Mapping[str, TaskRows], results: Mapping
     write_json(run.results, results)
 
 
+def _said_of(run: RunFolder, task: str) -> list[dict[str, Any]]:
+    """Name, weight and temperature of each teacher of a task."""
+    standings = kept_standings(run, task)
+    names = [standing.name for standing in standings]
+    return [
+        {
+            "name": f"{s.name}#{s.member + 1}" if names.count(s.name) > 1 else s.name,
+            "weight": s.weight,
+            "temperature": s.temperature,
+        }
+        for s in standings
+    ]
+
+
 def _predictions(run: RunFolder, predictor: Predictor, rows: Rows, name: str) -> tuple[list[str], list[list[object]]]:
     examples = rows.examples(slice(0, min(TABLE_ROWS, len(rows))))
     texts: list[Text] = [e.text if e.second is None else (e.text, e.second) for e in examples]
     split = run.recipe.evaluate.split
     outputs, task = teacher_outputs(run, name, split), rows.task
-    weights = [section.weight for section in run.recipe.teachers_of(name)]
+    weights = member_weights(run, name)
     table: list[list[object]] = []
     taught = (
         None

@@ -19,6 +19,7 @@ from ..student import Tokens
 from ..student_folder import build_student, student_config
 from ..tasks import Task
 from ..tokenizers import build_tokenizer
+from ..training.depths import student_depths
 from .embedding import table_for
 from .teach import option_problems
 
@@ -103,8 +104,10 @@ def _try_student(recipe: Recipe, tasks: Sequence[Task], teacher_source: str | No
     )
     with torch.random.fork_rng(devices=()):
         student = build_student(config)
-        refused = [text for task in tasks if (text := refusal(task, student)) is not None]
+        refused = [text for task in tasks if (text := refusal(task, student, recipe.heads)) is not None]
         raise_together(refused)
+        if recipe.optimizer.layer_decay != 1.0:
+            student_depths(student)
         if width is not None:
             table_for(student, width, str(recipe.tokenizer.vectors))
         student.initialise()

@@ -17,19 +17,25 @@ import torch
 from ..data.prepare import TaskRows, prepare_all
 from ..demo import write_suite
 from ..errors import InputError
+from ..evaluate import combined
 from ..files import atomic_folder, cannot_write, is_full, read_json
 from ..progress import log
 from ..recipe import Recipe
-from ..student_folder import CONFIG, WEIGHTS
+from ..student_folder import CONFIG, WEIGHTS, read_config, weights_file
 from ..teacher import Teacher
 from ..tokenizers.base import FILE as TOKENIZER
 from ..training.board import Board
+from .augmentation import augment, mask_token, refuse_augmentation
+from .ensemble import member_weights, refuse_without_rows
+from .features import hidden_states_stored, refuse_terms, store_hidden_states, with_hidden_states
 from .held_out import HeldOut, calibration_rows, held_out_split
 from .label import is_labelled, label, teacher_outputs
-from .measure import calibrate, combined, evaluate, write_results
+from .measure import calibrate, evaluate, write_results
+from .queries import refuse_lone_candidates
 from .refusals import refuse
 from .run_folder import RunFolder
-from .student import StudentData, refine_student, tokenize, train_student
+from .student import Boards, refine_student, train_student
+from .student_data import StudentData, tokenize
 from .teach import build_teachers, ready_teachers, teacher_checkpoint
 
 DEMO = "demo:"
@@ -70,12 +76,21 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
             for note in rows.notes:
                 log.info("%s: %s", name, note)
         something_to_learn(recipe, data)
-        labelled = is_labelled(run, data)
+        if run.done("augment") is not None:
+            augment(recipe, data, run.data)
+        labelled = is_labelled(run, data) and hidden_states_stored(run, data)
         if not labelled:
             tasks = [rows.task for rows in data.values()]
             refuse(recipe, tasks, run.data, teacher_source=teacher_checkpoint(recipe, run))
             built = build_teachers(recipe, data)
+            refuse_augmentation(recipe, data, built)
+            refuse_terms(recipe, data, built, run.data, teacher_source=teacher_checkpoint(recipe, run))
 
+    if recipe.augment is not None and run.done("augment") is None:
+        with _stage(run, "augment") as facts:
+            facts.update(augment(recipe, data, run.data))
+            for name, note in facts["notes"].items():
+                log.info("%s: %s", name, note)
     if not labelled:
         with _stage(run, "teach") as facts:
             teachers = ready_teachers(run, data, built)
@@ -84,13 +99,14 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
             return run.state()
         with _stage(run, "label") as facts:
             facts.update(label(run, data, teachers))
+            store_hidden_states(run, data, teachers, teacher_checkpoint(recipe, run))
         _close(teachers)
     if until in ("teach", "label"):
         return run.state()
 
     tokens = None
     with _stage(run, "tokenize") as facts:
-        tokens = _tokens(run, data)
+        tokens = with_hidden_states(run, data, _tokens(run, data), None if labelled else teachers)
         facts["rows"] = tokens.rows
     rows_held_out = HeldOut(data, recipe, tokens, run.data, _taught(run, data))
     held_out = rows_held_out if len(rows_held_out) else None
@@ -103,14 +119,14 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
                 tokens,
                 checkpoints=run.checkpoints,
                 out=run.student,
-                board=Board(run.tensorboard / "student"),
+                boards=_boards(run, "student"),
                 measure=held_out,
                 description="distilling" if recipe.teachers else "training",
             )
             facts.update(rows=report.rows, steps=report.steps, best_step=report.best_step)
     if recipe.refine is not None and run.done("refine") is None:
         with _stage(run, "refine") as facts:
-            facts["rows"] = _refine(run, tokens, run.student, "refine")
+            facts["rows"] = _refine(run, tokens, run.student, "refine", gold_only=not recipe.teachers)
     if not _is_whole(run.gold_only):
         run.forget("baseline")
     if _wants_baseline(recipe, tokens) and run.done("baseline") is None:
@@ -120,14 +136,14 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
                 tokens,
                 checkpoints=run.checkpoints / "gold_only",
                 out=run.gold_only,
-                board=Board(run.tensorboard / "gold_only"),
+                boards=_boards(run, "gold_only"),
                 gold_only=True,
                 measure=held_out,
                 description="gold-only baseline",
             )
             facts.update(rows=report.rows, steps=report.steps)
             if recipe.refine is not None:
-                facts["rows"] += _refine(run, tokens, run.gold_only, "refine_gold_only")
+                facts["rows"] += _refine(run, tokens, run.gold_only, "refine_gold_only", gold_only=True)
     with _stage(run, "evaluate"):
         calibrate(run.student, data, recipe)
         if (run.gold_only / "config.json").is_file():
@@ -144,6 +160,8 @@ def evaluate_run(run: RunFolder, split: str | None = None) -> dict[str, Any]:
     torch.set_num_threads(run.recipe.train.threads or 1)
     data = prepare(run.recipe, run.data)
     same_data(run, data)
+    for name, note in (run.done("augment") or {}).get("notes", {}).items():
+        data[name].notes.append(note)
     return evaluate(run, data, split)
 
 
@@ -179,9 +197,8 @@ def _taught(run: RunFolder, data: Mapping[str, TaskRows]) -> dict[str, np.ndarra
     for name, rows in data.items():
         split = held_out_split(rows, run.recipe)
         outputs = None if split is None else teacher_outputs(run, name, split)
-        weights = [section.weight for section in run.recipe.teachers_of(name)]
         how = run.recipe.objective.ensemble
-        found[name] = None if outputs is None else combined(rows.task, outputs, weights, how=how)
+        found[name] = None if outputs is None else combined(rows.task, outputs, member_weights(run, name), how=how)
     return found
 
 
@@ -189,25 +206,35 @@ def _tokens(run: RunFolder, data: Mapping[str, TaskRows]) -> StudentData:
     return tokenize(
         run.recipe,
         [rows.task for rows in data.values()],
-        {name: rows.splits["train"] for name, rows in data.items()},
+        {name: rows.splits[rows.student_split] for name, rows in data.items()},
         run.data,
-        teacher=lambda task: teacher_outputs(run, task, "train"),
+        teacher=lambda task: teacher_outputs(run, task, data[task].student_split),
+        member_weights=lambda task: member_weights(run, task),
         teacher_source=teacher_checkpoint(run.recipe, run),
+        mask=mask_token(run.recipe),
     )
 
 
-def _refine(run: RunFolder, tokens: StudentData, folder: Path, name: str) -> int:
+def _refine(run: RunFolder, tokens: StudentData, folder: Path, name: str, *, gold_only: bool) -> int:
     return refine_student(
         run.recipe,
         tokens,
         checkpoints=run.checkpoints / name,
         out=folder,
-        boards=lambda task: Board(run.tensorboard / f"{name}_{task}"),
+        boards=_boards(run, name),
+        gold_only=gold_only,
     )
 
 
+def _boards(run: RunFolder, name: str) -> Boards:
+    return lambda task: Board(run.tensorboard / (f"{name}_{task}" if task else name))
+
+
 def something_to_learn(recipe: Recipe, data: Mapping[str, TaskRows]) -> None:
-    """Raises InputError for a task without teacher and labels, and where there are no rows to select weights on."""
+    """Raises InputError for a task without teacher and labels, or ranked without candidates, or where there are no rows
+    to select weights on, or members of an ensemble.
+    """
+    refuse_without_rows(recipe, data)
     if recipe.train.select is not None and all(calibration_rows(rows, recipe) is None for rows in data.values()):
         raise InputError(
             "train.select",
@@ -215,6 +242,7 @@ def something_to_learn(recipe: Recipe, data: Mapping[str, TaskRows]) -> None:
             "evaluate.calibration_rows is",
             "leave train.select out, or give more labelled rows",
         )
+    refuse_lone_candidates(recipe, data)
     for name, rows in data.items():
         if not recipe.teachers_of(name) and not np.isfinite(rows.splits["train"].labels()).any():
             raise InputError(f"task '{name}'", "has neither a teacher nor gold labels: there is nothing to learn from")
@@ -222,7 +250,10 @@ def something_to_learn(recipe: Recipe, data: Mapping[str, TaskRows]) -> None:
 
 def _is_whole(student: Path) -> bool:
     # What was damaged and deleted is made again from the last checkpoint.
-    return all((student / name).is_file() for name in (CONFIG, WEIGHTS, TOKENIZER))
+    if not all((student / name).is_file() for name in (CONFIG, WEIGHTS, TOKENIZER)):
+        return False
+    config = read_config(student)
+    return all((student / weights_file(config, task.name)).is_file() for task in config.tasks)
 
 
 def _wants_baseline(recipe: Recipe, tokens: StudentData) -> bool:

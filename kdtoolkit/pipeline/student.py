@@ -1,113 +1,60 @@
-"""Training a student: its tokens, its joint stage, its per-task refinement; baselines and joint teachers as well."""
+"""Training a student: jointly or one a task, then its refinement; baselines and joint teachers as well."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from safetensors.torch import save_file
 from torch import nn
 
 from ..data.batch_plan import BatchPlan
-from ..data.collate import Batch, Collator, TaskArrays
+from ..data.collate import Batch
 from ..data.rows import Rows
-from ..data.tokens import remap, tokenize_rows
 from ..errors import InputError
 from ..files import atomic_file, write_json
+from ..heads import ranking_columns
 from ..objectives import DistillationObjective
+from ..objectives.further import FurtherTerm
 from ..progress import log
 from ..recipe import Recipe
 from ..recipe.pretrained import from_teacher
-from ..recipe.schema import Train
-from ..student_folder import CONFIG, StudentConfig, build_model, load_student, save_student, student_config
+from ..recipe.schema import Refine
+from ..schedule import extremes
+from ..student_folder import (
+    CONFIG,
+    StudentConfig,
+    alone_weights,
+    build_model,
+    load_student,
+    read_config,
+    refined_weights,
+    save_student,
+    student_config,
+)
 from ..tasks import Task
-from ..tokenizers import Tokenizer, build_tokenizer, compact
 from ..training import FitReport, StudentModel, fit
 from ..training.board import Board
 from ..training.checkpoint import weights
 from ..training.randomness import derived_seed, reseed
 from .embedding import copy_vectors
+from .student_data import StudentData, tokenize
+from .terms import attached, further_terms
+
+Boards = Callable[[str], Board]
+"""Where to log: by the name of a task, "" for a joint student."""
 
 
-@dataclass(frozen=True)
-class StudentData:
-    """The rows a student is trained on, as token arrays; `arrays` are in the order of `tasks`."""
+class Measure(Protocol):
+    """Figures on rows held out of train, by TensorBoard tag (`held_out.HeldOut`)."""
 
-    tasks: tuple[Task, ...]
-    tokenizer: Tokenizer
-    arrays: tuple[TaskArrays, ...]
-    scaling: dict[str, tuple[float, float]]
-    member_weights: tuple[tuple[float, ...], ...]
-    teacher_source: str | None = None
-    """Folder or hub id of the first Hugging Face teacher, for a student that starts from it."""
+    def __call__(self, model: nn.Module) -> dict[str, float]: ...
 
-    @property
-    def rows(self) -> int:
-        """Rows of all tasks."""
-        return sum(len(array.labels) for array in self.arrays)
-
-    @property
-    def scales(self) -> list[tuple[float, float]]:
-        """(mean, standard deviation) of each task in order; (0, 1) where there is nothing to scale."""
-        return [self.scaling.get(task.name, (0.0, 1.0)) for task in self.tasks]
-
-    def collator(self, model: StudentModel, config: StudentConfig) -> Collator:
-        """Batches of these rows as the model reads them."""
-        return Collator(
-            self.tasks, self.arrays, self.tokenizer.joint, pairs=model.student.pairs, max_tokens=config.max_tokens
-        )
-
-    def labelled(self, task: int | None = None) -> np.ndarray:
-        """Global numbers of the rows that have a gold label, int64; of one task only, if asked."""
-        found, offset = [], 0
-        for position, array in enumerate(self.arrays):
-            has_label = np.isfinite(array.labels if array.labels.ndim == 1 else array.labels[:, 0])
-            if task is None or task == position:
-                found.append(np.flatnonzero(has_label) + offset)
-            offset += len(array.labels)
-        return np.concatenate(found)
-
-
-def tokenize(
-    recipe: Recipe,
-    tasks: Sequence[Task],
-    rows: Mapping[str, Rows],
-    folder: Path,
-    *,
-    teacher: Callable[[str], np.ndarray | None] = lambda task: None,
-    teacher_source: str | None = None,
-) -> StudentData:
-    """Builds the tokenizer from the rows' text and tokenizes every row once, into `folder`; both are found again.
-
-    teacher: a task's stored outputs, (rows, members, outputs) float32, NaN where a member says nothing.
-    """
-    tokenizer = build_tokenizer(
-        recipe.tokenizer,
-        lambda: _texts(rows),
-        seed=recipe.seed,
-        folder=folder / "tokenizer",
-        teacher_source=teacher_source,
-    )
-    tokens = {
-        task.name: tokenize_rows(
-            rows[task.name], tokenizer, folder / f"tokens-{task.name}", max_tokens=recipe.data.max_tokens
-        )
-        for task in tasks
-    }
-    if tokenizer.vectors() is None:  # unseen pieces with pretrained vectors mean something too
-        # Exact at weight decay 0, and nearly twice as fast: rows of the embedding that never occur never move.
-        tokenizer = compact(tokenizer, np.sum([array.piece_counts for array in tokens.values()], axis=0))
-        tokens = {name: remap(array, tokenizer, folder / f"tokens-{name}-compact") for name, array in tokens.items()}
-    arrays, scaling = [], {}
-    for task in tasks:
-        labels, outputs = rows[task.name].labels(), teacher(task.name)
-        arrays.append(TaskArrays(tokens[task.name], labels, outputs))
-        if task.kind == "regression":
-            scaling[task.name] = _scaling(labels, outputs)
-    weights = tuple(tuple(s.weight for s in recipe.teachers_of(task.name)) for task in tasks)
-    return StudentData(tuple(tasks), tokenizer, tuple(arrays), scaling, weights, teacher_source)
+    def only(self, task: str) -> Measure | None:
+        """The figures of one task; None: it has no such rows."""
 
 
 def train_student(
@@ -116,26 +63,131 @@ def train_student(
     *,
     checkpoints: Path,
     out: Path,
-    board: Board,
+    boards: Boards,
     gold_only: bool = False,
-    measure: Callable[[nn.Module], dict[str, float]] | None = None,
+    measure: Measure | None = None,
     description: str = "distilling",
 ) -> FitReport:
-    """The joint stage: trains one student over all tasks and writes its folder `out`.
+    """Trains one student over all tasks and writes its folder `out`.
 
+    With `train.joint: false` every task has a student of its own instead, trained on its rows alone, all from the same
+    initial weights; they share the folder, as refined students do.
     gold_only: the baseline: the same student and as many updates, on the rows that have gold labels, without teachers.
     """
+    if not recipe.train.joint and len(data.tasks) > 1:
+        return _train_apart(recipe, data, checkpoints, out, boards, gold_only, measure, description)
     model, config = new_student(recipe, data)
-    collator = data.collator(model, config)
-    plan = _plan(recipe, data, None)
-    if gold_only:
-        gold = data.labelled()
-        if not len(gold):
-            raise InputError("evaluate.baseline", "no row has a gold label", "set evaluate.baseline to false")
-        plan = _plan(recipe, data, gold, steps=plan.steps)
-        collate: Callable[[np.ndarray], Batch] = lambda numbers: collator(gold[numbers])  # noqa: E731
-    else:
-        collate = collator
+    report = _train(
+        recipe, data, model, config, None,
+        seed=derived_seed(recipe.seed, "student"), gold_only=gold_only, checkpoints=checkpoints, board=boards(""),
+        measure=measure, description=description, steps=_plan(recipe, data, data.numbers()).steps,
+    )  # fmt: skip
+    save_student(out, model, config, data.tokenizer)
+    return report
+
+
+def refine_student(
+    recipe: Recipe, data: StudentData, *, checkpoints: Path, out: Path, boards: Boards, gold_only: bool = False
+) -> int:
+    """Fine-tunes the student in `out` for each task, one copy a task; returns the row visits.
+
+    On the task's gold labels alone; with `refine.alpha` below 1 on all of its rows, unless `gold_only`.
+    """
+    assert recipe.refine is not None
+    gold_only = gold_only or extremes(recipe.refine.alpha)[0] >= 1
+    recipe = _refining(recipe, recipe.refine)
+    refined, visits = [], 0
+    config = replace(read_config(out), refined=())
+    write_json(out / CONFIG, config.to_dict())  # each copy starts from what the stage before left, also on resuming
+    for position, task in enumerate(data.tasks):
+        if gold_only and not len(data.labelled(position)):
+            log.info("%s has no gold labels: not refined", task.name)
+            continue
+        target = out / refined_weights(task.name)
+        if not target.is_file():
+            model, config, _ = load_student(out, task.name)
+            report = _train(
+                recipe, data, model, config, position,
+                seed=derived_seed(recipe.seed, "refine", task.name), gold_only=gold_only,
+                checkpoints=checkpoints / task.name, board=boards(task.name), description=f"refining {task.name}",
+            )  # fmt: skip
+            visits += report.rows
+            with atomic_file(target) as temporary:
+                save_file(weights(model), temporary)
+        refined.append(task.name)
+    write_json(out / CONFIG, replace(config, refined=tuple(refined)).to_dict())
+    return visits
+
+
+def _train_apart(
+    recipe: Recipe,
+    data: StudentData,
+    checkpoints: Path,
+    out: Path,
+    boards: Boards,
+    gold_only: bool,
+    measure: Measure | None,
+    description: str,
+) -> FitReport:
+    """One student a task. What model.safetensors holds is their common start, which answers for no task."""
+    reports, alone = [], []
+    model, config = new_student(recipe, data)
+    config = save_student(out, model, config, data.tokenizer)
+    for position, task in enumerate(data.tasks):
+        if gold_only and not len(data.labelled(position)):
+            continue
+        target = out / alone_weights(task.name)
+        if not target.is_file():
+            model, fresh = new_student(recipe, data)
+            own = None if measure is None else measure.only(task.name)
+            report = _train(
+                recipe if own is not None else _unselected(recipe), data, model, fresh, position,
+                seed=derived_seed(recipe.seed, "student"), gold_only=gold_only,
+                checkpoints=checkpoints / task.name, board=boards(task.name), measure=own,
+                description=f"{description} {task.name}", steps=_plan(recipe, data, data.numbers(position)).steps,
+            )  # fmt: skip
+            reports.append(report)
+            with atomic_file(target) as temporary:
+                save_file(weights(model), temporary)
+        alone.append(task.name)
+    write_json(out / CONFIG, replace(config, alone=tuple(alone)).to_dict())
+    total = {n: sum(getattr(r, n) for r in reports) for n in ("steps", "first_step", "rows", "seconds", "cpu_seconds")}
+    return FitReport(**total)
+
+
+def _train(
+    recipe: Recipe,
+    data: StudentData,
+    model: StudentModel,
+    config: StudentConfig,
+    position: int | None,
+    *,
+    seed: int,
+    gold_only: bool,
+    checkpoints: Path,
+    board: Board,
+    description: str,
+    measure: Measure | None = None,
+    steps: int | None = None,
+) -> FitReport:
+    """Trains the model in place on the rows of all tasks, or of the one at `position`; resumes from `checkpoints`.
+
+    gold_only: on those of them with a gold label. steps: None: as many as `train.epochs` over these rows are.
+    """
+    terms: list[FurtherTerm] = []
+    if not gold_only:
+        reseed(recipe.seed, "terms")
+        terms = further_terms(recipe, model.student, data.tasks, data.shapes, only=position)
+    collator = data.collator(model, config, features=bool(terms))
+    rows = data.labelled(position) if gold_only else data.numbers(position)
+    if not len(rows):
+        raise InputError("evaluate.baseline", "no row has a gold label", "set evaluate.baseline to false")
+    plan = _plan(recipe, data, rows, steps=steps)
+    if plan.cut_groups:
+        log.info("%s: %d queries have more than train.batch_rows candidates and are cut", description, plan.cut_groups)
+    collate: Callable[[np.ndarray], Batch] = collator
+    if len(rows) < data.rows:
+        collate = lambda numbers: collator(rows[numbers])  # noqa: E731
     objective = DistillationObjective(
         data.tasks,
         recipe.objective,
@@ -143,68 +195,46 @@ def train_student(
         gold_only=gold_only,
         scaling=data.scales,
         member_weights=data.member_weights,
+        ranking=ranking_columns(data.tasks, recipe.heads),
+        terms=terms,
     )
-    report = fit(
-        model,
-        collate,
-        plan,
-        objective,
-        optimizer=recipe.optimizer,
-        train=recipe.train,
-        seed=derived_seed(recipe.seed, "student"),
-        checkpoints=checkpoints,
-        board=board,
-        description=description,
-        measure=measure,
-    )
-    save_student(out, model, config, data.tokenizer)
-    return report
+    with attached(model, terms):
+        return fit(
+            model,
+            collate,
+            plan,
+            objective,
+            optimizer=recipe.optimizer,
+            train=recipe.train,
+            balance=recipe.balance if position is None else None,  # one task alone has nothing to be balanced with
+            seed=seed,
+            checkpoints=checkpoints,
+            board=board,
+            description=description,
+            measure=measure,
+        )
 
 
-def refine_student(
-    recipe: Recipe, data: StudentData, *, checkpoints: Path, out: Path, boards: Callable[[str], Board]
-) -> int:
-    """Fine-tunes the joint student in `out` on each task's gold labels, one copy a task; returns the row visits."""
-    assert recipe.refine is not None
-    refined, visits = [], 0
-    for position, task in enumerate(data.tasks):
-        gold = data.labelled(position)
-        if not len(gold):
-            log.info("%s has no gold labels: not refined", task.name)
-            continue
-        target = out / f"refined-{task.name}.safetensors"
-        model, config, _ = load_student(out)
-        if not target.is_file():
-            collator = data.collator(model, config)
-            train = recipe.train.model_copy(update={"epochs": recipe.refine.epochs, "select": None})
-            optimizer = recipe.optimizer.model_copy(update={"learning_rate": recipe.refine.learning_rate})
-            plan = _plan(recipe, data, gold, train=train)
-            objective = DistillationObjective(
-                data.tasks,
-                recipe.objective,
-                steps=plan.steps,
-                gold_only=True,
-                scaling=data.scales,
-            )
-            report = fit(
-                model,
-                lambda numbers, gold=gold, collator=collator: collator(gold[numbers]),  # type: ignore[misc]
-                plan,
-                objective,
-                optimizer=optimizer,
-                train=train,
-                seed=derived_seed(recipe.seed, "refine", task.name),
-                checkpoints=checkpoints / task.name,
-                board=boards(task.name),
-                description=f"refining {task.name}",
-            )
-            visits += report.rows
-            with atomic_file(target) as temporary:
-                save_file(weights(model), temporary)
-        refined.append(task.name)
-    _, config, _ = load_student(out)
-    write_json(out / CONFIG, replace(config, refined=tuple(refined)).to_dict())
-    return visits
+def _unselected(recipe: Recipe) -> Recipe:
+    """The recipe without `train.select`."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"select": None})})
+
+
+def _refining(recipe: Recipe, refine: Refine) -> Recipe:
+    """The recipe with the refinement's epochs, learning rate and alpha in the place of its own."""
+    objective = recipe.objective.model_copy(
+        update={
+            "alpha": refine.alpha,
+            "tasks": {n: own.model_copy(update={"alpha": None}) for n, own in recipe.objective.tasks.items()},
+        }
+    )
+    return recipe.model_copy(
+        update={
+            "train": recipe.train.model_copy(update={"epochs": refine.epochs, "select": None}),
+            "optimizer": recipe.optimizer.model_copy(update={"learning_rate": refine.learning_rate}),
+            "objective": objective,
+        }
+    )
 
 
 def train_joint(
@@ -217,7 +247,7 @@ def train_joint(
         data,
         checkpoints=work / "checkpoints",
         out=folder,
-        board=Board(None),
+        boards=lambda _: Board(None),
         gold_only=True,
         description="teaching",
     )
@@ -232,6 +262,7 @@ def new_student(recipe: Recipe, data: StudentData) -> tuple[StudentModel, Studen
         max_tokens=recipe.data.max_tokens,
         mixed=recipe.sampler.batch == "mixed",
         scaling=data.scaling,
+        heads=recipe.heads,
     )
     reseed(recipe.seed, "model")
     model = build_model(config)
@@ -242,27 +273,25 @@ def new_student(recipe: Recipe, data: StudentData) -> tuple[StudentModel, Studen
     return model, config
 
 
-def _plan(
-    recipe: Recipe,
-    data: StudentData,
-    chosen: np.ndarray | None,
-    *,
-    steps: int | None = None,
-    train: Train | None = None,
-) -> BatchPlan:
-    train = train or recipe.train
+def _plan(recipe: Recipe, data: StudentData, chosen: np.ndarray, *, steps: int | None = None) -> BatchPlan:
+    """The batches over the global rows `chosen`, ascending, numbered by their place among them.
+
+    steps: how many, whatever the epochs and `train.max_steps` are.
+    """
+    train = recipe.train
     lengths = [array.tokens.lengths() for array in data.arrays]
-    if chosen is not None:
-        bounds = np.cumsum([0, *(len(some) for some in lengths)])
-        cuts = np.searchsorted(chosen, bounds)
-        lengths = [
-            some[chosen[low:high] - bound] for some, bound, low, high in zip(lengths, bounds, cuts[:-1], cuts[1:])
-        ]
+    bounds = np.cumsum([0, *(len(some) for some in lengths)])
+    cuts = np.searchsorted(chosen, bounds)
+    local = [chosen[low:high] - bound for bound, low, high in zip(bounds, cuts[:-1], cuts[1:])]
+    lengths = [some[rows] for some, rows in zip(lengths, local)]
+    groups = [None if array.groups is None else array.groups[rows] for array, rows in zip(data.arrays, local)]
     sizes = [len(some) for some in lengths]
-    epochs = train.epochs
+    epochs, epoch_steps = train.epochs, max(1, -(-sum(sizes) // (train.batch_rows * train.accumulate)))
+    # Half a step less, so that rounding up gives just so many.
     if steps is not None:
-        # Half a step less, so that rounding up gives just `steps`.
-        epochs = (steps - 0.5) / max(1, -(-sum(sizes) // (train.batch_rows * train.accumulate)))
+        epochs = (steps - 0.5) / epoch_steps
+    elif train.max_steps is not None:
+        epochs = min(epochs, (train.max_steps - 0.5) / epoch_steps)
     return BatchPlan(
         sizes,
         lengths,
@@ -271,24 +300,7 @@ def _plan(
         epochs=epochs,
         seed=derived_seed(recipe.seed, "plan"),
         exponent=recipe.sampler.exponent,
+        cap=recipe.sampler.cap,
+        groups=groups,
         batch=recipe.sampler.batch,
     )
-
-
-def _scaling(labels: np.ndarray, outputs: np.ndarray | None) -> tuple[float, float]:
-    for said in (labels, outputs):
-        values = np.empty(0) if said is None else said[np.isfinite(said)].astype(np.float64)
-        # Values that are all equal have no scale, and dividing by almost nothing would blow up all others.
-        if len(values) > 1 and values.std() > 1e-6:
-            return float(values.mean()), float(values.std())
-    known = labels[np.isfinite(labels)]
-    return (float(known.mean()), 1.0) if len(known) else (0.0, 1.0)
-
-
-def _texts(rows: Mapping[str, Rows], chunk: int = 4096) -> Iterator[str]:
-    for some in rows.values():
-        for start in range(0, len(some), chunk):
-            first, second = some.texts(start, min(start + chunk, len(some)))
-            yield from first
-            if second is not None:
-                yield from second

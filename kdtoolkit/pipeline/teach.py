@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -24,47 +23,12 @@ from ..labels.labelling import all_answered
 from ..progress import log
 from ..recipe import Recipe
 from ..recipe.names import resolve_teacher
-from ..recipe.schema import TeacherSection
 from ..tasks import Task
 from ..teacher import Teacher
-from ..training.randomness import derived_seed
-from .label import label_splits
+from .ensemble import Standing, chosen, read_standings, write_standings
+from .label import held_out_score, label_splits
+from .members import Member, members
 from .run_folder import RunFolder
-
-
-@dataclass(frozen=True)
-class Member:
-    """One teacher of one task, by name: enough to build it again.
-
-    number: among the teachers of the task; place: in the recipe's list of teachers.
-    """
-
-    task: str
-    number: int
-    place: int
-    section: TeacherSection
-    plugin: str
-    source: str
-
-    def build(self, task: Task, source: str | None = None) -> Teacher:
-        """The teacher itself; `source` replaces the recipe's name of it (its fine-tuned folder)."""
-        cls = plugins.plugin("teacher", self.plugin)
-        try:
-            return cls(source or self.source, task, **self.section.options)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"teacher '{self.section.name}', task {self.task}", str(error)) from error
-
-
-def members(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, list[Member]]:
-    """The teachers of each task, in the recipe's order."""
-    found: dict[str, list[Member]] = {}
-    for task in tasks:
-        found[task.name] = []
-        for number, section in enumerate(recipe.teachers_of(task.name)):
-            plugin, source = resolve_teacher(section.name)
-            place = next(i for i, listed in enumerate(recipe.teachers) if listed is section)
-            found[task.name].append(Member(task.name, number, place, section, plugin, source))
-    return found
 
 
 def option_problems(recipe: Recipe) -> list[str]:
@@ -94,6 +58,18 @@ def build_teachers(recipe: Recipe, data: Mapping[str, TaskRows]) -> dict[str, li
 def built(member: Member, rows: TaskRows) -> Teacher:
     """One teacher, with values for all texts or with labels to be fine-tuned on; InputError if it has neither."""
     teacher = member.build(rows.task)
+    if teacher.ready and member.section.members > 1:
+        cause = f"is ready to teach '{rows.task.name}' as it is, so that its {member.section.members} members were one"
+        raise InputError(
+            f"teacher '{member.section.name}'", cause, "leave members out, or set `head: new` to train them"
+        )
+    if teacher.foreign_labels is not None and member.section.members < member.count:
+        theirs, ours = ", ".join(teacher.foreign_labels), ", ".join(rows.task.labels)
+        raise InputError(
+            f"teacher '{member.section.name}'",
+            f"its labels are {theirs}, those of '{rows.task.name}' and of the ensemble's other members are {ours}",
+            "say which is which (`label_map`), or set `head: new` to fine-tune it on the task",
+        )
     if teacher.ready:
         all_answered(teacher, [rows.splits[split] for split in label_splits(rows)])
     elif not (teacher.joint or _has_labels(gold_rows(rows))):
@@ -104,35 +80,65 @@ def built(member: Member, rows: TaskRows) -> Teacher:
 def ready_teachers(
     run: RunFolder, data: Mapping[str, TaskRows], built: Mapping[str, Sequence[Teacher]]
 ) -> dict[str, list[Teacher]]:
-    """The teachers of `build_teachers`, those that were not ready fine-tuned; what is finished is found again."""
-    teachers: dict[str, list[Teacher]] = {}
-    for name, task_members in members(run.recipe, [rows.task for rows in data.values()]).items():
-        teachers[name] = []
-        for member, teacher in zip(task_members, built[name], strict=True):
-            if not teacher.ready:
-                folder = _folder(run, member, len(task_members), joint=teacher.joint)
-                if not _finished(folder):
-                    _fine_tune(run, teacher, member, data, folder)
-                teacher.close()
-                teacher = member.build(data[name].task, str(folder))
-                if not teacher.ready:
-                    raise InputError(str(folder), f"is no teacher for '{name}'", "delete the folder and resume the run")
-            teachers[name].append(teacher)
-    return teachers
+    """The teachers of `build_teachers` that are to teach, trained; what is finished is found again.
+
+    First all are trained, then those that `keep` names are chosen, then those are refined that ask for it. What became
+    of each is in data/TASK/ensemble.json.
+    """
+    listed = members(run.recipe, [rows.task for rows in data.values()])
+    fresh = {name: [not teacher.ready for teacher in some] for name, some in built.items()}
+    teachers = {
+        name: [_trained(run, member, teacher, data) for member, teacher in zip(some, built[name], strict=True)]
+        for name, some in listed.items()
+    }
+    figures: dict[tuple[str, int], float] = {}
+
+    def figure(task: str, member: Member) -> float:
+        if (task, member.number) not in figures:
+            teacher = teachers[task][member.number]
+            figures[task, member.number] = held_out_score(run, teacher, data[task])
+            log.info("%s: %s has %.4f on held-out rows", task, member.name, figures[task, member.number])
+        return figures[task, member.number]
+
+    metrics = {name: rows.task.metric for name, rows in data.items()}
+    kept = chosen(listed, metrics, joint=lambda m: teachers[m.task][m.number].joint, figure=figure)
+    for name, some in listed.items():
+        standings = []
+        for member, keep in zip(some, kept[name], strict=True):
+            teacher = teachers[name][member.number]
+            if keep and teacher.refines:
+                teachers[name][member.number] = _refined(run, member, teacher, data)
+            standings.append(
+                Standing(
+                    name=member.section.name,
+                    member=member.copy,
+                    seed=member.seed(run.recipe.seed, joint=teacher.joint) if fresh[name][member.number] else None,
+                    options=member.options,
+                    metric=metrics[name],
+                    score=figures.get((name, member.number)),
+                    kept=keep,
+                )
+            )
+        if standings:
+            write_standings(run, name, standings)
+    return {name: [t for t, keep in zip(some, kept[name], strict=True) if keep] for name, some in teachers.items()}
 
 
 def teacher_checkpoint(recipe: Recipe, run: RunFolder | None = None) -> str | None:
     """Folder or hub id of the first Hugging Face teacher, whose tokenizer and weights a student may share.
 
-    Where the run has fine-tuned it, its folder for the first of its tasks.
+    Where the run has fine-tuned it, its folder for the first of its tasks; of several members the first that teaches.
     """
     found = members(recipe, recipe.task_list())
     for section in recipe.teachers:
-        for some in found.values():
-            for member in some:
-                if member.section is section and member.plugin == "hugging_face":
-                    folder = None if run is None else _folder(run, member, len(some), joint=False)
-                    return str(folder) if folder is not None and _finished(folder) else member.source
+        for task, some in found.items():
+            own = [member for member in some if member.section is section and member.plugin == "hugging_face"]
+            if not own:
+                continue
+            standings = None if run is None else read_standings(run, task)
+            member = next((m for m in own if standings and standings[m.number].kept), own[0])
+            folders = [] if run is None else [member.folder(run, joint=joint) for joint in (False, True)]
+            return next((str(folder) for folder in folders if _finished(folder)), member.source)
     return None
 
 
@@ -153,29 +159,68 @@ def _nothing_to_learn(member: Member, task: str) -> InputError:
     )
 
 
-def _fine_tune(run: RunFolder, teacher: Teacher, member: Member, data: Mapping[str, TaskRows], folder: Path) -> None:
-    joint = teacher.joint
-    names = list(data) if joint else [member.task]
-    if joint and member.section.tasks is not None:
-        names = [name for name in data if name in member.section.tasks]
-    rows = {name: gold_rows(data[name]) for name in names}
-    for name, some in rows.items():
-        if not _has_labels(some):
-            raise _nothing_to_learn(member, name)
-    who = ("joint", member.place) if joint else (member.task, member.number)
-    seed = derived_seed(run.recipe.seed, "teacher", *who)
-    key = _key(teacher, member, rows, data, seed)
+def _trained(run: RunFolder, member: Member, teacher: Teacher, data: Mapping[str, TaskRows]) -> Teacher:
+    """The teacher, fine-tuned if it is not ready."""
+    if teacher.ready:
+        return teacher
+    task, recipe = data[member.task].task, run.recipe
+    folder = member.folder(run, joint=teacher.joint)
+    if not _finished(folder):
+        names = [member.task]
+        if teacher.joint:
+            taught = [name for name in data if member.section.tasks is None or name in member.section.tasks]
+            every = teacher.learns_all
+            names = [n for n in data if n in taught or (every and _has_labels(gold_rows(data[n])))]
+        rows = {name: gold_rows(data[name]) for name in names}
+        for name, some in rows.items():
+            if not _has_labels(some):
+                raise _nothing_to_learn(member, name)
+        seed = member.seed(recipe.seed, joint=teacher.joint)
+
+        def train() -> None:
+            log.info("fine-tuning the teacher '%s' on %s", member.name, ", ".join(names))
+            if teacher.joint:
+                teacher.fine_tune_jointly({name: data[name].task for name in names}, rows, folder, seed=seed)
+            else:
+                teacher.fine_tune(rows[member.task], folder, seed=seed)
+
+        _from_store_or(run, train, _key(teacher, member, rows, data, seed), folder)
+    return _opened(member, teacher, task, folder)
+
+
+def _refined(run: RunFolder, member: Member, teacher: Teacher, data: Mapping[str, TaskRows]) -> Teacher:
+    """A copy of a jointly trained teacher for one task alone, fine-tuned on its gold rows."""
+    folder = member.folder(run, joint=False)
+    if not _finished(folder):
+        rows = {member.task: gold_rows(data[member.task])}
+        seed = member.seed(run.recipe.seed, joint=False, refined=True)
+
+        def train() -> None:
+            log.info("refining the teacher '%s' on %s", member.name, member.task)
+            teacher.fine_tune(rows[member.task], folder, seed=seed)
+
+        _from_store_or(run, train, _key(teacher, member, rows, data, seed), folder)
+    return _opened(member, teacher, data[member.task].task, folder)
+
+
+def _opened(member: Member, teacher: Teacher, task: Task, folder: Path) -> Teacher:
+    """The trained teacher in `folder`, in place of the one that it was trained from."""
+    teacher.close()
+    trained = member.build(task, str(folder))
+    if not trained.ready:
+        raise InputError(str(folder), f"is no teacher for '{task.name}'", "delete the folder and resume the run")
+    return trained
+
+
+def _from_store_or(run: RunFolder, train: Callable[[], None], key: str, folder: Path) -> None:
+    """Fills `folder` from the store, or by training; then the store has it too."""
     shelf = default_store(run.recipe.store) / "teachers" / key
     if _finished(shelf):
-        log.info("teacher of %s: found in the store (%s), not trained again", ", ".join(names), key[:12])
+        log.info("%s: found in the store (%s), not trained again", folder.relative_to(run.path), key[:12])
         with atomic_folder(folder) as temporary:
             shutil.copytree(shelf, temporary, dirs_exist_ok=True, copy_function=_link)
         return
-    log.info("fine-tuning the teacher '%s' on %s", member.section.name, ", ".join(names))
-    if joint:
-        teacher.fine_tune_jointly({name: data[name].task for name in names}, rows, folder, seed=seed)
-    else:
-        teacher.fine_tune(rows[member.task], folder, seed=seed)
+    train()
     with atomic_folder(shelf) as temporary:
         shutil.copytree(folder, temporary, dirs_exist_ok=True, copy_function=_link)
 
@@ -188,13 +233,6 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _folder(run: RunFolder, member: Member, count: int, *, joint: bool) -> Path:
-    if joint:
-        return run.teacher / f"joint-{member.place}"
-    folder = run.teacher / member.task
-    return folder if count == 1 else folder / f"member-{member.number}"
-
-
 def _finished(folder: Path) -> bool:
     # Fine-tuned folders appear under their final name by one rename, so what is there is whole.
     return (folder / "config.json").is_file()
@@ -205,7 +243,7 @@ def _key(teacher: Teacher, member: Member, rows: Mapping[str, Rows], data: Mappi
     facts: dict[str, Any] = {
         "version": __version__,
         "base": teacher.fingerprint,
-        "options": member.section.options,
+        "options": member.options,
         "tasks": [data[name].task.to_dict() for name in rows],
         "seed": seed,
     }

@@ -21,6 +21,7 @@ from .document import Document, KeyPath, Problem, read_yaml
 from .messages import child, problems_of
 from .overrides import parse_override, set_path
 from .schema import Recipe, spelled_out
+from .variants import chosen_variant
 
 PACKAGE = "kdtoolkit_recipes"
 """Where the built-in recipes are installed; asked for by name, so that the core imports no recipe."""
@@ -132,7 +133,9 @@ def _checked(document: Document, source: str, shorthands: Mapping[str, Any], ove
 def _changed(
     value: dict[str, Any], shorthands: Mapping[str, Any], overrides: Sequence[str], origins: dict[KeyPath, str]
 ) -> tuple[dict[str, Any], list[Problem]]:
-    value, problems = short.apply(value, shorthands, origins)
+    value, overrides, problems = chosen_variant(value, overrides, origins)
+    value, more = short.apply(value, shorthands, origins)
+    problems += more
     for text in overrides:
         parsed = parse_override(text)
         if isinstance(parsed, Problem):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +91,38 @@ def _with_tasks(recipe: dict[str, Any], chosen: Sequence[str]) -> dict[str, Any]
     recipe["tasks"] = [before.get(canonical_name(name), name) for name in chosen]
     data = _section(recipe, "data")
     recipe["data"] = {key: value for key, value in data.items() if canonical_name(key) not in gone}
-    objective = _section(recipe, "objective")
-    if isinstance(objective.get("tasks"), dict):
-        objective["tasks"] = {k: v for k, v in objective["tasks"].items() if canonical_name(k) not in gone}
-        recipe["objective"] = objective
+    for key in ("objective", "heads"):
+        section = _section(recipe, key)
+        if isinstance(section.get("tasks"), dict):
+            section["tasks"] = {k: v for k, v in section["tasks"].items() if canonical_name(k) not in gone}
+            recipe[key] = section
     if isinstance(recipe.get("teachers"), list):
-        members = []
-        for member in recipe["teachers"]:
-            if isinstance(member, dict) and isinstance(member.get("tasks"), list):
-                left = [name for name in member["tasks"] if canonical_name(str(name)) not in gone]
-                if member["tasks"] and not left:
-                    continue
-                member = {**member, "tasks": left}
-            members.append(member)
-        recipe["teachers"] = members
+        recipe["teachers"] = _of_tasks(recipe["teachers"], "tasks", gone)
+        # What chose among the members goes; they are then chosen by what is left.
+        recipe["teachers"] = [
+            _without_tasks(member, "keep_by", gone) or {**member, "keep_by": None} for member in recipe["teachers"]
+        ]
+    objective = _section(recipe, "objective")
+    if isinstance(objective.get("terms"), list):
+        recipe["objective"] = {**objective, "terms": _of_tasks(objective["terms"], "tasks", gone)}
+    augment = _without_tasks(_section(recipe, "augment"), "tasks", gone)
+    if isinstance(recipe.get("augment"), dict):
+        recipe["augment"] = augment
     return recipe
+
+
+def _of_tasks(items: list[Any], key: str, gone: Set[str]) -> list[Any]:
+    """The items, each with the tasks that are left; those of which none is left are out."""
+    left = [_without_tasks(item, key, gone) for item in items]
+    return [item for item in left if item is not None]
+
+
+def _without_tasks(item: Any, key: str, gone: Set[str]) -> Any:
+    """The mapping with the tasks that are left under `key`; None if there were some and all are gone."""
+    if not isinstance(item, dict) or not isinstance(item.get(key), list) or not item[key]:
+        return item
+    left = [name for name in item[key] if canonical_name(str(name)) not in gone]
+    return {**item, key: left} if left else None
 
 
 def _with_files(

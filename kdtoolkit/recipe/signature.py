@@ -17,17 +17,27 @@ _PLAIN: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, 
 
 @dataclass(frozen=True)
 class Option:
-    """A keyword-only argument of a constructor. type: what pydantic can check; Any where the source says more."""
+    """A keyword-only argument of a constructor. type: what pydantic can check; Any where the source says more.
+
+    annotation, default: as the source has them; default is None where there is none.
+    """
 
     name: str
     type: Any
     required: bool
+    annotation: str = ""
+    default: str | None = None
 
 
 @functools.cache
 def constructor_options(kind: str, name: str) -> dict[str, Option] | None:
     """The options of the plug-in `name`, or None where the source does not tell (no source, or `**options`)."""
-    target = installed(kind)[name].target if name in installed(kind) else name
+    return options_of(installed(kind)[name].target if name in installed(kind) else name)
+
+
+@functools.cache
+def options_of(target: str) -> dict[str, Option] | None:
+    """The options of the class "module:Class" or "path/to/file.py:Class", or None where the source does not tell."""
     module, _, class_name = target.rpartition(":")
     path = source_file(module)
     if path is None:
@@ -41,7 +51,13 @@ def constructor_options(kind: str, name: str) -> dict[str, Option] | None:
         return None
     arguments = constructor.args
     return {
-        argument.arg: Option(argument.arg, _type(argument.annotation), default is None)
+        argument.arg: Option(
+            argument.arg,
+            _type(argument.annotation),
+            default is None,
+            "" if argument.annotation is None else ast.unparse(argument.annotation),
+            None if default is None else ast.unparse(default),
+        )
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     }
 
@@ -101,7 +117,7 @@ def _constructor(classes: dict[str, ast.ClassDef], name: str) -> ast.FunctionDef
 
 
 def _type(annotation: ast.expr | None) -> Any:
-    """The annotation as a type if it is made of int, float, str, bool, None, Literal and |; else Any."""
+    """The annotation as a type if it is made of int, float, str, bool, None, Literal, list and |; else Any."""
     if isinstance(annotation, ast.Constant):
         return None if annotation.value is None else Any
     if isinstance(annotation, ast.Name):
@@ -109,6 +125,9 @@ def _type(annotation: ast.expr | None) -> Any:
     if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
         sides = (_type(annotation.left), _type(annotation.right))
         return Any if Any in sides else Union[sides]  # noqa: UP007 - built at run time
+    if isinstance(annotation, ast.Subscript) and getattr(annotation.value, "id", None) == "list":
+        item = _type(annotation.slice)
+        return list if item is Any else list[item]  # type: ignore[valid-type]  # built at run time
     if isinstance(annotation, ast.Subscript) and getattr(annotation.value, "id", None) == "Literal":
         items = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
         values = tuple(item.value for item in items if isinstance(item, ast.Constant))

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ..tasks import Task
+from .ensemble import ensemble_sentences
 from .table import NAMES, verdict
 
 EXAMPLES = ('"a text to judge"', '("the first text", "the second text")')
@@ -34,7 +35,7 @@ One small model for all the tasks below, distilled with kdtoolkit{origin}.
 
 {_result_table(results)}
 
-{verdict(results["tasks"])}
+{_sentences(results)}
 
 Metrics are fractions, intervals 95% bootstrap intervals. `gold only` is the same student trained on gold labels alone
 with as many updates. ECE is the expected calibration error in 15 bins.
@@ -52,6 +53,11 @@ with as many updates. ECE is the expected calibration error in 15 bins.
 Not stated: it is for whoever publishes this model to choose one that its training data and its teacher allow. Add
 `license:` to the front matter.
 """
+
+
+def _sentences(results: Mapping[str, Any]) -> str:
+    ensembles = [f"- {text}" for text in ensemble_sentences(results["tasks"])]
+    return "\n".join([verdict(results["tasks"]), *(["", *ensembles] if ensembles else [])])
 
 
 def _front_matter(results: Mapping[str, Any]) -> str:

@@ -2,13 +2,17 @@
 
     {"schema": 1, "seed": n, "versions": {NAME: VERSION}, "notes": [SENTENCE, ...] (may be absent),
      "tasks": {TASK: {"metric", "split", "selected_on": NAME | null, "rows": n, "agreement": x | null, "gap_closed": x | null,
-                      "teacher" | "gold_only" | "student": {"value", "ci95": [lo, hi] | null, "all": {METRIC: x}, "ece": x | null}}},
+                      "teacher" | "gold_only" | "student": {"value", "ci95": [lo, hi] | null, "all": {METRIC: x}, "ece": x | null},
+                      "ensemble": {"members": [{"name", "value", "weight", "temperature"}], "value", "disagreement"} | null}},
      "models": {"teacher" | "student": {"parameters", "bytes", "latency_ms": {"p50", "p95"} | null, "rows_per_s"}},
      "stages": {STAGE: {"seconds", "cpu_seconds", "rows", "rows_per_s"}}}
 
 Metrics are fractions, correlations as they are; a number that could not be measured is null, never NaN. `student` is always
 there; `teacher` and `gold_only` are absent where there was none. A teacher that says nothing about some labelled rows is
 measured on the others and has "rows" of its own; `gap_closed` is then null, for the rows differ.
+`ensemble` is null where one teacher teaches the task, and absent in older files. Its "value" is the teacher's: that of the
+members together. "disagreement" is the share of rows on which their decisions differ, and for regression the mean standard
+deviation of their values; rows that fewer than two of them answer are left out.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -132,6 +136,7 @@ def _task_problems(place: str, entry: Mapping[str, Any]) -> Iterator[str]:
     yield from _field(entry, place, "gap_closed", _NUMBER, null=True)
     if not isinstance(entry, Mapping):
         return
+    yield from _ensemble_problems(f"{place}ensemble.", entry.get("ensemble"))
     if "student" not in entry:
         yield f"{place}student: is missing"
     for model in MODELS:
@@ -149,6 +154,22 @@ def _task_problems(place: str, entry: Mapping[str, Any]) -> Iterator[str]:
         pair = isinstance(bounds, list) and len(bounds) == 2 and all(_is_number(bound) for bound in bounds)
         if bounds is not None and not (pair and bounds[0] <= bounds[1]):
             yield f"{here}ci95: expected [low, high] or null, received {bounds!r}"
+
+
+def _ensemble_problems(place: str, entry: Any) -> Iterator[str]:
+    if entry is None:
+        return
+    yield from _field(entry, place, "value", _NUMBER, null=True)
+    yield from _field(entry, place, "disagreement", _NUMBER, null=True)
+    members = entry.get("members") if isinstance(entry, Mapping) else None
+    if not isinstance(members, list) or len(members) < 2:
+        yield f"{place}members: expected a list of two or more, received {members!r}"
+        return
+    for number, member in enumerate(members):
+        here = f"{place}members.{number}."
+        yield from _field(member, here, "name", _TEXT)
+        for name in ("value", "weight", "temperature"):
+            yield from _field(member, here, name, _NUMBER, null=name == "value")
 
 
 def _field(entry: Mapping[str, Any], place: str, name: str, kind: str, *, null: bool = False) -> Iterator[str]:

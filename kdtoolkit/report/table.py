@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..evaluate.metrics import LOWER_IS_BETTER
+from .ensemble import ensemble_sentences
 
 NAMES = {"teacher": "teacher", "gold_only": "gold only", "student": "student"}
 DASH = "-"
@@ -20,7 +21,7 @@ def render_table(results: Mapping[str, Any], width: int | None = None) -> str:
     """
     width = width or min(max(shutil.get_terminal_size((80, 24)).columns, 80), 100)
     blocks = [_tasks(results["tasks"]), _summary(results["tasks"]), _models(results.get("models", {}), width)]
-    sentences = [verdict(results["tasks"]), *_notes(results)]
+    sentences = [verdict(results["tasks"]), *ensemble_sentences(results["tasks"]), *_notes(results)]
     text = "\n\n".join("\n".join(block) for block in blocks if block)
     wrapped = [textwrap.fill(s, width, initial_indent="* ", subsequent_indent="  ") for s in sentences if s]
     return text + "\n\n" + "\n".join(wrapped) + "\n"

@@ -33,28 +33,35 @@ def build_tokenizer(
     seed: int,
     folder: Path,
     teacher_source: str | None,
+    mask: str | None = None,
 ) -> Tokenizer:
     """The tokenizer that a recipe asks for, saved in `folder`, pretrained vectors included.
 
     texts: the student's train texts, streamed anew at each call. teacher_source: folder or hub id of the first Hugging
     Face teacher, for `name: teacher` without a `source`. A folder that already holds the tokenizer of the same section,
-    seed and source is reopened; it belongs to one run, so its texts are the same.
+    seed, source and mask is reopened; it belongs to one run, so its texts are the same.
+    mask: a word that stands for any other in the texts and must be one piece, with spaces around it: sentencepiece
+    gets a piece for it, the teacher's tokenizer reads its own mask as such, and to `words` it is a word like others.
     Raises InputError for unknown options and whatever the kinds say.
     """
     source = section.source if section.source is not None else teacher_source
     built_from = {"section": section.model_dump(mode="json"), "seed": seed}
     if section.name == "teacher":
         built_from["source"] = source
+    if mask is not None:
+        built_from["mask"] = mask
     if (folder / FILE).is_file() and (folder / _BUILT_FROM).is_file() and read_json(folder / _BUILT_FROM) == built_from:
         return load_tokenizer(folder)
-    tokenizer = _build(section, texts, seed, source)
+    tokenizer = _build(section, texts, seed, source, mask)
     (folder / FILE).unlink(missing_ok=True)
     write_json(folder / _BUILT_FROM, built_from)
     tokenizer.save(folder, vectors=True)
     return tokenizer
 
 
-def _build(section: TokenizerSection, texts: Callable[[], Iterator[str]], seed: int, source: str | None) -> Tokenizer:
+def _build(
+    section: TokenizerSection, texts: Callable[[], Iterator[str]], seed: int, source: str | None, mask: str | None
+) -> Tokenizer:
     if section.name != "teacher" and section.source is not None:
         raise InputError("tokenizer.source", f"the {section.name} tokenizer has none", "use name: teacher")
     if section.name == "teacher":
@@ -64,7 +71,7 @@ def _build(section: TokenizerSection, texts: Callable[[], Iterator[str]], seed: 
             raise InputError(
                 "tokenizer.source", "no teacher brings a tokenizer", "give a folder or hub id, or use sentencepiece"
             )
-        return TeacherTokenizer.build(source, vectors=section.vectors, options=section.options)
+        return TeacherTokenizer.build(source, vectors=section.vectors, options=section.options, mask=mask)
     if section.name == "words":
         from .words import WordTokenizer
 
@@ -75,7 +82,9 @@ def _build(section: TokenizerSection, texts: Callable[[], Iterator[str]], seed: 
 
     if section.vectors is not None:
         raise InputError("tokenizer.vectors", "the sentencepiece tokenizer has none", "use words or teacher")
-    return SentencePieceTokenizer.train(texts(), vocabulary=section.vocabulary, seed=seed, options=section.options)
+    return SentencePieceTokenizer.train(
+        texts(), vocabulary=section.vocabulary, seed=seed, options=section.options, mask=mask
+    )
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:

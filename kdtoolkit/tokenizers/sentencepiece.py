@@ -33,13 +33,14 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], *, vocabulary: int, seed: int, options: dict[str, Any]
+        cls, texts: Iterable[str], *, vocabulary: int, seed: int, options: dict[str, Any], mask: str | None = None
     ) -> SentencePieceTokenizer:
         """Learns at most `vocabulary` pieces; the same texts and seed give the same bytes.
 
         options: sample_rows (texts learned from, default 200,000), lowercase (default no; the text is NFKC-normalised
         either way), character_coverage (share of the text's characters that are known, default
         0.99995: at the library's 0.9995 the `!` and `?` of newspaper text are unknown).
+        mask: a word that is one piece, whatever the text says of it.
         Raises InputError if there is no text, or more distinct characters than pieces.
         """
         check_options(options, {"sample_rows": int, "lowercase": bool, "character_coverage": (int, float)}, cls.kind)
@@ -54,12 +55,16 @@ class SentencePieceTokenizer(Tokenizer):
         sentences = [sentence.encode("utf-8", "replace").decode("utf-8") for sentence in sentences if sentence]
         if not sentences:
             raise InputError("tokenizer", "there is no text to learn word pieces from", "check the text columns")
+        lowercase = options.get("lowercase", False)
+        # With the mark of the space before it: as a plain symbol it would be two pieces, that mark and itself.
+        symbols = [] if mask is None else ["\u2581" + (mask.casefold() if lowercase else mask)]
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(sentences), model_writer=model, model_type="unigram",
                 vocab_size=vocabulary, hard_vocab_limit=False, character_coverage=coverage,
-                normalization_rule_name="nmt_nfkc_cf" if options.get("lowercase", False) else "nmt_nfkc",
+                normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+                user_defined_symbols=symbols,
                 # One thread: with more, the sums of the EM steps depend on how the work was divided.
                 num_threads=1, minloglevel=2,
                 pad_id=0, unk_id=1, bos_id=2, eos_id=3,

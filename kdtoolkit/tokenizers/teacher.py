@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,18 +57,21 @@ class TeacherTokenizer(Tokenizer):
         return self._swap.get(number, number + self._shift)
 
     @classmethod
-    def build(cls, source: str, *, vectors: str | None, options: dict[str, Any]) -> TeacherTokenizer:
+    def build(
+        cls, source: str, *, vectors: str | None, options: dict[str, Any], mask: str | None = None
+    ) -> TeacherTokenizer:
         """The tokenizer of a local folder, an alias or a hub id.
 
         vectors: "copy" or "project": read its word embeddings, which the pipeline then copies or projects into the
-        student; None: the student learns its own. options: none.
+        student; None: the student learns its own. options: none. mask: a special piece of the tokenizer that is read as
+        such where a text says so, its mask; a word that is no special piece is read as text.
         Raises InputError if there is no such tokenizer, or it has no fast form or no usable embeddings.
         """
         check_options(options, {}, cls.kind)
         if vectors not in (None, "copy", "project"):
             raise InputError("tokenizer.vectors", f"'{vectors}' is unknown", did_you_mean(vectors, ("copy", "project")))
         tokenizer = _load(source)
-        fast = tokenizer.backend_tokenizer
+        fast = tokenizer.backend_tokenizer if mask is None else _readable(tokenizer.backend_tokenizer, mask)
         template = _template(fast, tokenizer)
         ends = (tokenizer.unk_token_id, tokenizer.sep_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
         unk = next((number for number in ends if number is not None), None)
@@ -145,6 +149,23 @@ def _load(source: str) -> Any:
     if not getattr(tokenizer, "is_fast", False):
         raise InputError("tokenizer.source", f"the tokenizer of '{source}' has no fast form", "use sentencepiece")
     return tokenizer
+
+
+def mask_of(source: str) -> str | None:
+    """The text that the tokenizer of a checkpoint reads as its mask ("[MASK]", "<mask>"), or None if it has none."""
+    mask = _load(source).mask_token
+    return None if mask is None else str(mask)
+
+
+def _readable(fast: FastTokenizer, special: str) -> FastTokenizer:
+    """The same tokenizer, with one special piece an ordinary one, which is found in a text."""
+    from tokenizers import Tokenizer as FastTokenizer
+
+    definition = json.loads(fast.to_str())
+    for piece in definition["added_tokens"]:
+        if piece["content"] == special:
+            piece["special"] = False
+    return FastTokenizer.from_str(json.dumps(definition))
 
 
 def _template(fast: FastTokenizer, tokenizer: Any) -> JointTemplate:

@@ -81,10 +81,13 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         ) from error
     load_weights(model, read_tensors(place / "model.safetensors"), str(place))
     parameters = dict(model.named_parameters())
+    beside = {parameter: bool(g.get("fused")) for g in optimizer.param_groups for parameter in g["params"]}
     for key, tensor in read_tensors(place / "optimizer.safetensors").items():
         part, _, name = key.partition("/")
-        # torch keeps the step counter of fused AdamW as a float32 tensor beside the parameter; so it was saved.
-        optimizer.state[parameters[name]][part] = tensor.to(parameters[name].device)
+        parameter = parameters[name]
+        # torch keeps the step counter of a fused optimizer beside the parameter, of any other on the CPU.
+        on_device = part != "step" or beside[parameter]
+        optimizer.state[parameter][part] = tensor.to(parameter.device) if on_device else tensor
     return state
 
 

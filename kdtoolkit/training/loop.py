@@ -6,23 +6,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import InputError, WorkError
-from ..files import atomic_file, read_json
 from ..progress import track
+from ..recipe.schema import Balance, Train
 from ..recipe.schema import Optimizer as OptimizerSection
-from ..recipe.schema import Train
 from . import checkpoint
+from .balancing import Balancing
+from .best import Best
 from .board import Board
 from .meter import Meter
-from .optimizer import build_optimizer, learning_rate_factor, set_learning_rate
+from .optimizer import build_optimizer, learning_rate_factor, learning_rates, set_learning_rate
 from .randomness import reseed
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def fit(
     *,
     optimizer: OptimizerSection,
     train: Train,
+    balance: Balance | None = None,
     seed: int,
     checkpoints: Path | None,
     board: Board | None = None,
-    parameter_groups: list[dict[str, Any]] | None = None,
     description: str = "training",
     measure: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> FitReport:
@@ -66,7 +66,8 @@ def fit(
     Resumes from the newest checkpoint in `checkpoints` and then gives, bit for bit, the weights of a run that never
     stopped (same threads, same number of processes). Whatever is random in a step depends on (seed, step, micro-step,
     rank) alone. measure: figures on held-out rows by TensorBoard tag, asked for ten times a run; with `train.select`,
-    as often as it says, and the weights with the highest `SCORE` are kept.
+    as often as it says, and the weights with the highest `SCORE` are kept. balance: of the tasks' losses and gradients;
+    None: their sum. `optimizer.layer_decay` needs a model with `depths()` (see `depths_of`).
     Raises WorkError when the loss is not finite.
     """
     if train.select is not None and measure is None:
@@ -77,15 +78,18 @@ def fit(
     if device.type == "cpu":
         torch.set_num_threads(train.threads or 1)
     model.to(device)
-    tuned = build_optimizer(model, optimizer, parameter_groups)
+    balancing = Balancing(balance or Balance(), objective.tasks, model, accelerator, plan.steps_per_epoch)
+    tuned = build_optimizer(model, optimizer)
     state = checkpoint.restore(checkpoints, model, tuned) if checkpoints else None
     first_step = state["step"] if state else 0
-    best = _Best(checkpoints, state)
+    best = Best(checkpoints, state)
+    balancing.load(state)
     wrapped = accelerator.prepare_model(model)
+    balancing.prepare(wrapped, seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
     board = board or Board(None)
     board.resume_at(first_step)
-    meter = Meter(objective.tasks)
+    meter = Meter(objective.tasks, [further.label for further in objective.terms])
     measure_every = train.select.every_steps if train.select else max(plan.steps // 10, 1)
     started, cpu_started, rows_seen = time.perf_counter(), time.process_time(), 0
 
@@ -93,15 +97,21 @@ def fit(
     with track(description, plan.steps - first_step, "steps") as advance:
         for step in range(first_step, plan.steps):
             window = plan.window(step, rank, world_size)  # this rank's micro-batches of the global window
+            balancing.start(step)
             for micro, row_numbers in enumerate(window.batches):
                 reseed(seed, step, micro, rank)  # so that a resumed step is the same step
                 batch = collate(row_numbers).to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-                    outputs, start, count = wrapped(batch)
-                result = objective(outputs.float(), start, count, batch, step)  # nats, summed over rows
+                with (
+                    balancing.forward(),
+                    torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"),
+                ):
+                    heads = wrapped(batch)
+                heads = heads._replace(outputs=heads.outputs.float())
+                result = objective(heads, batch, step, by_task=balancing.by_task)  # nats, summed over rows
                 # The same gradient however the window was cut, and over however many processes.
-                accelerator.backward(result.loss * (world_size / window.planned_rows))
+                balancing.backward(result, heads, world_size / window.planned_rows)
                 meter.add(result)
+            balancing.finish(step)
             if optimizer.max_norm is not None:
                 meter.gradient_norm = accelerator.clip_grad_norm_(parameters, optimizer.max_norm)
             factor = learning_rate_factor(step, plan.steps, optimizer)
@@ -115,8 +125,8 @@ def fit(
                 values = meter.take()
                 if not values.pop("finite"):
                     raise WorkError(_not_finite(description, step, checkpoints))
-                values["learning_rate"] = optimizer.learning_rate * factor
-                board.scalars({**values, **objective.values(step)}, step + 1)
+                rates = learning_rates(tuned, optimizer.learning_rate * factor)
+                board.scalars({**values, **rates, **objective.values(step), **balancing.values()}, step + 1)
             if measure is not None and _due(step, measure_every, plan.steps):
                 wrapped.eval()
                 figures = measure(model)
@@ -126,11 +136,12 @@ def fit(
                     best.offer(figures[SCORE], step + 1, model)
             if checkpoint_due and checkpoints is not None:
                 if accelerator.is_main_process:
-                    checkpoint.save(checkpoints, step + 1, model, tuned, best.state())
+                    checkpoint.save(checkpoints, step + 1, model, tuned, best.state() | balancing.state())
                     best.prune()
                 board.flush()
     wrapped.eval()
     best.restore(model)
+    balancing.close()
     # What comes after, such as a teacher's answers, must not depend on whether this was run or found finished.
     torch.set_num_threads(threads_before)
     return FitReport(
@@ -150,36 +161,3 @@ def _due(step: int, every: int | None, steps: int) -> bool:
 def _not_finite(description: str, step: int, checkpoints: Path | None) -> str:
     text = f"{description}: the loss is not finite near step {step + 1}; lower optimizer.learning_rate or set max_norm"
     return text + (f" (the last good state is in {checkpoints})" if checkpoints else "")
-
-
-class _Best:
-    """The best weights so far, by a figure on held-out rows; part of the checkpoint, so that it resumes with it."""
-
-    def __init__(self, folder: Path | None, state: dict[str, Any] | None) -> None:
-        self.folder = folder
-        self.figure: float | None = state.get("best_figure") if state else None
-        self.step: int | None = state.get("best_step") if state else None
-
-    def offer(self, figure: float, step: int, model: nn.Module) -> None:
-        if self.folder is not None and (self.figure is None or figure > self.figure):
-            self.figure, self.step = figure, step
-            # One file per step: a run killed before its next checkpoint still finds the file of its last one.
-            with atomic_file(self.folder / f"best-{step}.safetensors") as temporary:
-                save_file(checkpoint.weights(model), temporary)
-
-    def state(self) -> dict[str, Any]:
-        return {"best_figure": self.figure, "best_step": self.step}
-
-    def prune(self) -> None:
-        """Removes weights that no kept checkpoint speaks of."""
-        if self.folder is not None and self.step is not None:
-            saved = [self.folder / f"step-{step}" / "state.json" for step in checkpoint.steps_saved(self.folder)]
-            kept = {f"best-{read_json(path).get('best_step')}.safetensors" for path in saved}
-            for path in self.folder.glob("best-*.safetensors"):
-                if path.name not in kept:
-                    path.unlink()
-
-    def restore(self, model: nn.Module) -> None:
-        if self.folder is not None and self.step is not None:
-            path = self.folder / f"best-{self.step}.safetensors"
-            checkpoint.load_weights(model, checkpoint.read_tensors(path), str(path))

@@ -18,20 +18,25 @@ if TYPE_CHECKING:
 class Meter:
     """Soft and gold parts by task (nats a row that has them), gradient norm and rows per second since `take`."""
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self.tasks = tasks
+    def __init__(self, tasks: Sequence[Task], terms: Sequence[str] = ()) -> None:
+        """terms: labels of the objective's further terms, in its order."""
+        self.tasks, self.terms = tasks, terms
         self.gradient_norm: Tensor | float | None = None
         self._clear()
 
     def _clear(self) -> None:
         self._sums: Tensor | None = None
         self._loss: Tensor | None = None
+        self._terms: Tensor | None = None
         self._since = time.perf_counter()
 
     def add(self, result: ObjectiveResult) -> None:
         """Adds the parts of one micro-batch."""
         parts = torch.stack([result.soft, result.soft_rows, result.hard, result.hard_rows, result.rows])  # (5, tasks)
         self._sums = parts if self._sums is None else self._sums + parts
+        if result.terms is not None and result.term_rows is not None:
+            terms = torch.stack([result.terms, result.term_rows])  # (2, terms, tasks)
+            self._terms = terms if self._terms is None else self._terms + terms
         loss = result.loss.detach()
         self._loss = loss if self._loss is None else self._loss + loss
 
@@ -48,6 +53,11 @@ class Meter:
                 for task, part, count in zip(self.tasks, sums, counts):
                     if count:
                         values[f"loss_{kind}/{task.name}"] = part / count
+        if self._terms is not None:
+            for label, sums, counts in zip(self.terms, *self._terms.cpu().tolist(), strict=True):
+                for task, part, count in zip(self.tasks, sums, counts):
+                    if count:
+                        values[f"loss_{label}/{task.name}"] = part / count
         if self.gradient_norm is not None:
             values["gradient_norm"] = float(self.gradient_norm)
         self._clear()

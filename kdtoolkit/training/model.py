@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ..balance import LogVariances
 from ..heads import HeadOutputs, MultiTaskHeads
 from ..student import Student
+from .depths import student_depths
 
 if TYPE_CHECKING:
     from ..data.collate import Batch
@@ -20,6 +22,27 @@ class StudentModel(nn.Module):
         super().__init__()
         self.student = student
         self.heads = heads
+        self.terms = nn.ModuleList()
+        """The objective's further terms; in training only, so they are no part of a saved student."""
+        self.log_variances: LogVariances | None = None
+        """The balance `uncertainty`; a module only while `fit` runs."""
 
     def forward(self, batch: Batch) -> HeadOutputs:
-        return self.heads(self.student(batch.tokens), batch)
+        encoded = self.student(batch.tokens)
+        outputs = self.heads(encoded, batch)
+        if self.log_variances is not None:
+            outputs = outputs._replace(log_variances=self.log_variances(batch.tasks))
+        if not (self.training and len(self.terms)):
+            return outputs
+        return outputs._replace(features=tuple(term(encoded, batch) for term in self.terms))
+
+    def depths(self) -> dict[str, int]:
+        """By name of each parameter, its layer, for `optimizer.layer_decay`: the student's own, all others at the top.
+
+        Raises InputError if the student does not say (see `student_depths`).
+        """
+        own, top = student_depths(self.student)
+        return {
+            name: own[name.removeprefix("student.")] if name.startswith("student.") else top
+            for name, _ in self.named_parameters()
+        }

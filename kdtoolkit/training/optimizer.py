@@ -1,34 +1,81 @@
-"""AdamW, and the learning rate as a pure function of the step."""
+"""The optimizers of the recipe, and the learning rate as a pure function of step and layer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..recipe.schema import Optimizer as OptimizerSection
+from .depths import depths_of
 
 
-def build_optimizer(
-    model: nn.Module, section: OptimizerSection, parameter_groups: Iterable[dict[str, Any]] | None = None
-) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; biases and normalisations (one dimension) are not decayed.
+def build_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the trainable parameters of `model`, on the device where they are.
 
-    parameter_groups: groups with their own `lr` or `weight_decay`, as torch takes them, in place of the default two.
+    adamw: Loshchilov and Hutter 2019 (arXiv:1711.05101), fused; without `bias_correction` it is BERT's (see
+    `without_bias_correction`). adamax: Kingma and Ba 2015 (arXiv:1412.6980), section 7.1. adadelta: Zeiler 2012
+    (arXiv:1212.5701). sgd: with `momentum`, without dampening.
+    weight_decay: of matrices only, not of what has one dimension (biases, normalisations). adamw's is decoupled from
+    the gradient; the others add weight_decay * parameter to the gradient, as torch does (an L2 penalty).
+    Raises InputError if `layer_decay` is asked for and the model does not tell the depth of its parameters.
     """
-    if parameter_groups is None:
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        parameter_groups = [
-            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": section.weight_decay},
-            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-    groups = [{"lr": section.learning_rate, **group} for group in parameter_groups if group["params"]]
-    for group in groups:
-        group["base_lr"] = group["lr"]
-    return torch.optim.AdamW(groups, betas=section.betas, eps=section.epsilon, fused=True)
+    groups = parameter_groups(model, section)
+    if section.name == "adamax":
+        return torch.optim.Adamax(groups, betas=section.betas, eps=section.epsilon)
+    if section.name == "adadelta":
+        return torch.optim.Adadelta(groups, rho=section.rho, eps=section.epsilon)
+    if section.name == "sgd":
+        return torch.optim.SGD(groups, momentum=section.momentum)
+    optimizer = torch.optim.AdamW(groups, betas=section.betas, eps=section.epsilon, fused=True)
+    if not section.bias_correction:
+        without_bias_correction(optimizer)
+    return optimizer
+
+
+def parameter_groups(model: nn.Module, section: OptimizerSection) -> list[dict[str, Any]]:
+    """torch's groups: one that is decayed and one that is not; with `layer_decay`, two a depth, which carry "depth".
+
+    The learning rate at depth d is learning_rate * layer_decay ** (greatest depth - d) (Clark et al. 2019, BAM,
+    arXiv:1907.04829; depths as its released code counts them, see `student_depths`).
+    """
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if section.layer_decay == 1.0:
+        groups = _by_decay([parameter for _, parameter in trainable], section)
+    else:
+        depths = depths_of(model)
+        top = max(depths.values())
+        groups = []
+        for depth in sorted({depths[name] for name, _ in trainable}):
+            rate = section.learning_rate * section.layer_decay ** (top - depth)
+            own = [parameter for name, parameter in trainable if depths[name] == depth]
+            groups += [{**group, "lr": rate, "depth": depth} for group in _by_decay(own, section)]
+    groups = [{"lr": section.learning_rate, **group} for group in groups if group["params"]]
+    return [{**group, "base_lr": group["lr"]} for group in groups]
+
+
+def _by_decay(parameters: list[nn.Parameter], section: OptimizerSection) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": section.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def without_bias_correction(optimizer: torch.optim.Optimizer) -> None:
+    """Makes a fresh, fused Adam the one of BERT's released code, whose moments are not corrected for their start at 0.
+
+    torch divides the moments by 1 - beta ** step. The step counters are set to infinity, which stays infinity when 1 is
+    added to it, so that the divisors are exactly 1 from the first update on, whichever steps a parameter sits out.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.full((), math.inf, dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
 
 
 def learning_rate_factor(step: int, steps: int, section: OptimizerSection) -> float:
@@ -48,3 +95,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Sets every group to its base learning rate times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+
+
+def learning_rates(optimizer: torch.optim.Optimizer, highest: float) -> dict[str, float]:
+    """By TensorBoard tag: "learning_rate", the heads', and with `layer_decay` "learning_rate/depth_D" of each depth."""
+    by_depth = {f"learning_rate/depth_{g['depth']}": g["lr"] for g in optimizer.param_groups if "depth" in g}
+    return {"learning_rate": highest, **by_depth}

@@ -39,7 +39,7 @@ SHAPES = [
 # ------------------------------------------------------------------------------------------------------------- students
 def test_there_are_students_and_teachers_to_check():
     assert {"bilstm", "transformer", "hf"} <= set(STUDENTS)
-    assert {"hugging_face", "stored", "python", "run", "joint"} <= set(TEACHERS)
+    assert {"hugging_face", "stored", "python", "run", "joint", "distilled"} <= set(TEACHERS)
 
 
 @pytest.mark.parametrize("name", STUDENTS)
@@ -130,8 +130,15 @@ def joint(task, examples, folder):
     return run(task, examples, folder, name="joint")
 
 
+def distilled(task, examples, folder):
+    """What a distilled teacher is once its own run has trained it: a student folder."""
+    trained = run(task, examples, folder)
+    return plugin("teacher", "distilled")(trained.source, task, recipe={"student": "bilstm"})
+
+
 BUILDERS: dict[str, Callable[[Any, Any, Path], Any]] = {
     "hugging_face": hugging_face, "stored": stored, "python": python, "run": run, "joint": joint,
+    "distilled": distilled,
 }  # fmt: skip
 
 

@@ -233,3 +233,129 @@ def test_memory_is_a_few_integers_a_row(batch):
     finally:
         tracemalloc.stop()
     assert kept < 12 * sum(rows) and peak < 64 * sum(rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_plan, st.integers(1, 80))
+def test_a_cap_counts_a_task_as_if_it_had_no_more_rows(keys, cap):
+    plan, _ = make(**keys, cap=cap)
+    total = sum(keys["task_rows"])
+    for epoch in range(math.ceil(plan.steps / plan.steps_per_epoch)):
+        assert sum(plan.task_visits(epoch)) == total
+        power = plan._exponents(keys["exponent"])[epoch]
+        weights = [min(rows, cap) ** power if rows else 0.0 for rows in keys["task_rows"]]
+        for visits, weight in zip(plan.task_visits(epoch), weights):
+            assert abs(visits - total * weight / sum(weights)) <= 1
+
+
+def test_a_cap_by_hand_and_at_its_limits():
+    assert make([90, 20, 10], cap=30)[0].task_visits(0) == [60, 40, 20]
+    assert make([90, 20, 10], cap=1)[0].task_visits(0) == [40, 40, 40]
+    assert make([90, 20, 10], cap=90)[0].task_visits(0) == [90, 20, 10]
+    with pytest.raises(ValueError, match="cap"):
+        make([3], cap=0)
+
+
+@st.composite
+def grouped_plan(draw, whole_epochs=False):
+    """Keys of a plan, and its groups: every task but perhaps one has some, of 1 to 12 rows, in any order."""
+    keys = draw(any_plan)
+    if whole_epochs:
+        keys = {**keys, "exponent": 1.0}
+    generator = np.random.default_rng(draw(st.integers(0, 99)))
+    groups = []
+    for place, rows in enumerate(keys["task_rows"]):
+        sizes = generator.integers(1, draw(st.sampled_from([2, 4, 13])), rows + 1)
+        numbers = np.repeat(np.arange(rows + 1), sizes)[:rows]
+        groups.append(None if place == 1 else generator.permutation(numbers) * 7)
+    return {**keys, "groups": groups}
+
+
+def group_of(keys):
+    """A number for the group of each global row; a row without one has a number of its own."""
+    found, used = [], 0
+    for rows, groups in zip(keys["task_rows"], keys["groups"]):
+        numbers = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+        found.append(numbers + used)
+        used += rows
+    return np.concatenate(found)
+
+
+@settings(max_examples=100, deadline=None)
+@given(grouped_plan(whole_epochs=True), st.integers(1, 5))
+def test_a_group_is_in_one_share_of_one_micro_batch(keys, world_size):
+    plan, _ = make(**{**keys, "epochs": 1})
+    groups = group_of(keys)
+    large = set(np.flatnonzero(np.bincount(groups) > keys["batch_rows"]).tolist())
+    homes = {}
+    for step in range(plan.steps):
+        for rank in range(world_size):
+            for number, batch in enumerate(plan.window(step, rank, world_size).batches):
+                for group in set(groups[batch].tolist()) - large:
+                    homes.setdefault(group, set()).add((step, number, rank))
+    assert all(len(where) == 1 for where in homes.values())
+    assert plan.cut_groups == len(large)
+    assert set(homes) | large == set(groups.tolist())
+
+
+@settings(max_examples=80, deadline=None)
+@given(grouped_plan(), st.integers(1, 5))
+def test_what_holds_of_plans_without_groups_holds_with_them(keys, world_size):
+    plan, _ = make(**keys)
+    plain, _ = make(**{**keys, "groups": None})
+    assert plan.steps == plain.steps and plan.steps_per_epoch == plain.steps_per_epoch
+    for epoch in range(plan.steps // plan.steps_per_epoch):
+        assert plan.task_visits(epoch) == plain.task_visits(epoch)
+        np.testing.assert_array_equal(np.bincount(epoch_rows(plan, epoch), minlength=plan.rows), plan.visits(epoch))
+        ends = np.cumsum([0, *keys["task_rows"]])
+        assert all(a == b or np.ptp(plan.visits(epoch)[a:b]) <= 1 for a, b in itertools.pairwise(ends))
+    for step in range(plan.steps):
+        whole = plan.window(step)
+        assert all(0 < len(batch) <= keys["batch_rows"] and batch.dtype == np.int32 for batch in whole.batches)
+        assert whole.planned_rows == sum(map(len, whole.batches)) > 0
+        ranks = [plan.window(step, rank, world_size) for rank in range(world_size)]
+        for number, batch in enumerate(whole.batches):
+            np.testing.assert_array_equal(np.concatenate([rank.batches[number] for rank in ranks]), batch)
+        assert all(rank.planned_rows == whole.planned_rows for rank in ranks)
+        if keys["batch"] == "one_task":
+            assert all(len(set(task_of(plan, batch).tolist())) == 1 for batch in whole.batches)
+
+
+@settings(max_examples=60, deadline=None)
+@given(grouped_plan(), st.integers(2, 5))
+def test_over_several_epochs_the_rows_of_a_grouped_task_differ_by_one_visit_at_most(keys, epochs):
+    plan, _ = make(**{**keys, "epochs": epochs})
+    total = sum(plan.visits(epoch) for epoch in range(epochs))
+    ends = np.cumsum([0, *keys["task_rows"]])
+    assert all(a == b or np.ptp(total[a:b]) <= 1 for a, b in itertools.pairwise(ends))
+
+
+@settings(max_examples=60, deadline=None)
+@given(grouped_plan())
+def test_an_epoch_parts_two_groups_of_a_task_at_most(keys):
+    plan, _ = make(**{**keys, "epochs": 1, "batch_rows": 20})
+    visits, groups = plan.visits(0), group_of(keys)
+    ends = np.cumsum([0, *keys["task_rows"]])
+    for a, b in itertools.pairwise(ends):
+        parted = [g for g in set(groups[a:b].tolist()) if np.ptp(visits[a:b][groups[a:b] == g])]
+        assert len(parted) <= 2
+
+
+def test_groups_of_one_row_each_are_no_groups():
+    lone, _ = make([50, 30], groups=[np.arange(50)[::-1], None], accumulate=2)
+    plain, _ = make([50, 30], accumulate=2)
+    for step in range(plain.steps):
+        assert lone.window(step).planned_rows == plain.window(step).planned_rows
+    assert lone.cut_groups == 0
+
+
+def test_windows_of_groups_are_nearly_equal():
+    plan, _ = make([240], groups=[np.arange(240) // 3], batch_rows=16, epochs=1)
+    sizes = [plan.window(step).planned_rows for step in range(plan.steps)]
+    assert len(sizes) == 15 and all(abs(size - 16) <= 3 for size in sizes)
+
+
+def test_groups_that_do_not_fit_the_rows_are_refused():
+    for groups in ([None], [np.zeros(2), None]):
+        with pytest.raises(ValueError, match="groups"):
+            make([3, 4], groups=groups)

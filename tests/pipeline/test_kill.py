@@ -24,7 +24,7 @@ AT = {
     + "def write_part(path, ids, values):\n    path.write_bytes(b'half a part'); kill()\n"
     + "s.write_part = write_part\n",
     "while the rows are tokenized": KILL
-    + "import kdtoolkit.pipeline.student as t\n"
+    + "import kdtoolkit.pipeline.student_data as t\n"
     + "real = t.tokenize_rows; calls = []\n"
     + "def tokenize_rows(*a, **k):\n    calls.append(1)\n    return kill() if len(calls) == 2 else real(*a, **k)\n"
     + "t.tokenize_rows = tokenize_rows\n",

@@ -17,7 +17,7 @@ import kdtoolkit
 from kdtoolkit import InputError, Task
 from kdtoolkit.example import example_id
 from kdtoolkit.pipeline.measure import combined
-from kdtoolkit.pipeline.student import _scaling
+from kdtoolkit.pipeline.student_data import _scaling
 from kdtoolkit.recipe.load import load_recipe, recipe_from_dict
 
 LEARN = {"train": {"epochs": 6}, "evaluate": {"baseline": False}}

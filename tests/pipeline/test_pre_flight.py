@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from kdtoolkit import InputError
 from kdtoolkit.pipeline import check
 from kdtoolkit.pipeline import pre_flight as module
 from kdtoolkit.recipe.load import recipe_from_dict
@@ -88,3 +90,80 @@ def test_a_teacher_to_fine_tune_a_file_of_outputs_and_an_ensemble_are_described(
 def test_the_dev_split_that_is_cut_from_train_is_said(mood, tiny):
     (tiny / "data/mood/dev.jsonl").unlink()
     assert "seeded tenth of train" in said(mood())[1]
+
+
+def training_line(lines, start):
+    return next(line for line in lines.splitlines() if line.startswith(start) and " steps" in line)
+
+
+def test_the_time_of_fine_tuning_is_counted_for_members_and_what_is_kept(mood, bert):
+    base = str(bert(head=False))
+    section = {"name": base, "epochs": 2, "batch_rows": 16}
+    alone = training_line(said(mood(teachers=[section]))[0], "teacher ")
+    # 2 epochs of 220 rows, less the calibration rows of which there are none, in steps of 16.
+    assert f"teacher {base}: 28 steps (one a task: mood), about " in alone and "its answers about " in alone
+    capped = training_line(said(mood(teachers=[{**section, "max_steps": 3}]))[0], "teacher ")
+    assert ": 3 steps (one a task" in capped
+    several = training_line(said(mood(teachers=[{**section, "members": 3}]))[0], "teacher ")
+    assert ": 28 steps for each of 3 members (one a task" in several
+
+
+def test_a_teacher_of_all_tasks_is_counted_once_with_its_refinement(recipe, bert):
+    section = {"name": str(bert(head=False)), "multitask": True, "batch_rows": 20, "epochs": 1}
+    lines, _ = said(recipe(teachers=[section]))
+    assert ": 22 steps (one model of all: mood, likeness), about " in training_line(lines, "teacher ")
+    assert "and its refinement" not in lines
+    lines, _ = said(recipe(teachers=[{**section, "refine": {"epochs": 2}}]))
+    assert ", and its refinement " in training_line(lines, "teacher ")
+
+
+def test_the_memory_of_teacher_and_student_says_what_is_counted_and_what_measured(mood, bert):
+    lines, _ = said(mood(teachers=[str(bert(head=False))], optimizer={"name": "sgd"}))
+    told = [line for line in lines.splitlines() if "memory of" in line]
+    assert len(told) == 2
+    for line, optimizer in zip(told, ("adamw", "sgd 0.0 MB"), strict=True):
+        assert (
+            f", {optimizer}" in line and "(counted, fp32)" in line and "(measured with " in line and "on a GPU" in line
+        )
+
+
+def test_students_of_one_task_each_their_steps_and_refinements_are_counted(recipe):
+    lines, _ = said(recipe(train={"joint": False, "max_steps": 5}, refine={"epochs": 1}))
+    assert "10 steps of 16 rows, about " in lines and ", for 2 students of one task each" in lines
+    assert "refinement, one copy a task: about " in lines and ", and of the baseline " in lines
+    assert "in all: about " in lines.splitlines()[-1]
+    for part in ("labelling", "student", "baseline", "refinement"):
+        assert f"{part} " in lines.splitlines()[-1]
+
+
+def test_generated_rows_are_counted_in_the_steps(mood):
+    plain, more = (said(mood(**changes))[0] for changes in ({}, {"augment": {"copies": 3, "mask": 0.5, "ngram": 0.0}}))
+
+    def steps(lines):
+        return int(re.search(r"(\d+) steps of 16 rows", lines)[1])
+
+    assert steps(plain) == 14 < steps(more) <= 55
+
+
+def distilled(**changes):
+    return {"name": "distilled", "recipe": {"student": {"name": "bilstm", "width": 6, "embedding": 8}, **changes}}
+
+
+def test_the_recipe_within_a_teacher_has_a_pre_flight_of_its_own(mood, tiny):
+    score = f"python:{tiny / 'teacher_module.py'}:score"
+    lines, _ = said(mood(teachers=[distilled(teachers=[score], train={"epochs": 4, "batch_rows": 10})]))
+    assert "within teacher distilled: mood: teacher python:" in lines
+    assert "within teacher distilled: 88 steps of 10 rows, about " in lines
+    assert "14 steps of 16 rows" in lines and "(teaching " in lines.splitlines()[-1]
+
+
+def test_what_is_wrong_with_the_data_of_the_recipe_within_is_said_with_its_place(mood, tiny):
+    (tiny / "said.jsonl").write_text(json.dumps({"text": "good", "logits": {"low": 0.0, "high": 1.0}}) + "\n")
+    inner = distilled(teachers=[str(tiny / "said.jsonl")])
+    with pytest.raises(InputError, match=r"teachers\.0\.recipe: .*said\.jsonl"):
+        check(recipe_from_dict(mood(teachers=[inner])))
+
+
+def test_an_objective_that_teaches_nothing_is_warned_of(mood):
+    _, warnings = said(mood(objective={"terms": [{"name": "dist"}]}))
+    assert "mood has two classes: the correlation of a row is 1 or -1" in warnings

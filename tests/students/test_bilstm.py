@@ -55,6 +55,49 @@ def test_only_ragged_batches_are_packed(lengths, monkeypatch):
     assert seen == [torch.Tensor if len(set(lengths)) == 1 else nn.utils.rnn.PackedSequence]
 
 
+@pytest.mark.parametrize("lengths", [(5, 5, 5), (5, 2, 1)])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_states_of_every_layer_are_given_when_asked_for(layers, lengths):
+    torch.manual_seed(0)
+    student = BiLSTM(64, **SMALL, layers=layers).eval()
+    tokens = tiny_tokens(lengths=lengths)
+    plain = student(tokens)
+    assert plain.hidden is None
+    student.output = frozenset({"hidden"})
+    asked = student(tokens)
+    torch.testing.assert_close(asked.states, plain.states, rtol=0, atol=1e-6)
+    torch.testing.assert_close(asked.pooled, plain.pooled, rtol=0, atol=1e-6)
+    assert [h.shape[-1] for h in asked.hidden] == [7] + [10] * layers
+    assert student.shape == (layers, 10, None, 7)
+    given = asked.hidden[0]
+    for number, states in enumerate(asked.hidden[1:]):
+        one = nn.LSTM(given.shape[-1], 5, batch_first=True, bidirectional=True)
+        one.load_state_dict({name: getattr(student.lstm, name.replace("_l0", f"_l{number}")).detach()
+                             for name in one.state_dict()})  # fmt: skip
+        for row, length in enumerate(tokens.lengths):
+            torch.testing.assert_close(
+                states[row, :length], one(given[row : row + 1, :length])[0][0], rtol=0, atol=1e-6
+            )
+        given = states
+
+
+def test_every_layer_learns_from_what_it_shows():
+    student = BiLSTM(64, **SMALL, layers=2, dropout=0.5)
+    student.output = frozenset({"hidden"})
+    student(tiny_tokens(lengths=(5, 2, 1))).hidden[1].square().sum().backward()
+    reached = {name for name, p in student.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"embed.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0_reverse"} <= reached
+    assert not any("_l1" in name for name in reached)
+
+
+def test_depths_tell_the_layers():
+    student = BiLSTM(64, **SMALL, layers=2, pooling="attention")
+    depths = student.depths()
+    assert depths.keys() == {name for name, _ in student.named_parameters()}
+    assert depths["embed.weight"] == 0 and depths["attend.weight"] == 3
+    assert depths["lstm.weight_ih_l0_reverse"] == 1 and depths["lstm.bias_hh_l1"] == 2
+
+
 def test_padding_changes_neither_the_outputs_nor_the_gradient():
     tokens = tiny_tokens(lengths=(4, 4, 4))
     padded = tokens._make(nn.functional.pad(tensor, (0, 3)) for tensor in tokens)

@@ -23,6 +23,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "roberta": {**SIZES, "pad_token_id": 1, "type_vocab_size": 1},
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 50},
     "electra": {**SIZES, "embedding_size": 8},
+    "albert": {**SIZES, "embedding_size": 8},
+    "mpnet": {**SIZES, "pad_token_id": 1},
     "deberta-v2": {**SIZES, "type_vocab_size": 0, "relative_attention": True, "pos_att_type": ["p2c", "c2p"],
                    "position_biased_input": False},
     "modernbert": {**SIZES, "local_attention": 8, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None,
@@ -108,18 +110,60 @@ def test_without_pretrained_weights_only_the_shape_is_the_checkpoints(pretrained
         torch.testing.assert_close(tensor, before[name], atol=0, rtol=0)
 
 
-def test_hidden_states_and_attentions_come_when_asked_for_and_change_nothing():
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "albert"])
+def test_what_is_inside_comes_when_asked_for_and_changes_nothing(family):
     torch.manual_seed(0)
-    student = HuggingFaceEncoder(30, config=config("bert")).eval()
+    student = HuggingFaceEncoder(30, config=config(family)).eval()
     tokens = batch([5, 6, 7], [8, 9])
     with torch.no_grad():
         plain = student(tokens)
-        student.output = {"hidden", "attentions"}
+        student.output = frozenset({"hidden", "attentions", "relations"})
         full = student(tokens)
-    assert plain.hidden is None and plain.attentions is None
-    assert [h.shape for h in full.hidden] == [(2, 3, 16)] * 3
-    assert [a.shape for a in full.attentions] == [(2, 2, 3, 3)] * 2
-    torch.testing.assert_close(full.pooled, plain.pooled, atol=1e-5, rtol=1e-5)
+        student.encoder.set_attn_implementation("eager")
+        eager = student.encoder(
+            input_ids=tokens.ids, attention_mask=tokens.mask.long(), output_attentions=True,
+            **({"token_type_ids": tokens.segments} if family in ("bert", "electra", "albert") else {}),
+        )  # fmt: skip
+    assert {plain.hidden, plain.attentions, plain.queries} == {None}
+    assert [tuple(h.shape) for h in full.hidden] == [(2, 3, 16)] * 3
+    for part in (full.queries, full.keys, full.values):
+        assert [tuple(p.shape) for p in part] == [(2, 2, 3, 8)] * 2
+    assert torch.equal(full.pooled, plain.pooled)
+    if family != "roberta":  # transformers counts its positions from the padding number
+        for scores, expected in zip(full.attentions, eager.attentions, strict=True):
+            scores = scores.masked_fill(~tokens.mask[:, None, None, :], float("-inf")).softmax(-1)
+            real = tokens.mask[:, None].expand(2, 2, 3)
+            torch.testing.assert_close(scores[real], expected[real], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "cause"),
+    [
+        ("deberta-v2", "attentions", "type 'deberta-v2' is computed from is not known"),
+        ("modernbert", "relations", "type 'modernbert' is computed from is not known"),
+        ("mpnet", "attentions", "type 'mpnet' adds relative positions"),
+    ],
+)
+def test_a_type_whose_attention_is_not_known_says_so(family, part, cause):
+    student = HuggingFaceEncoder(30, config=config(family))
+    assert "hidden" in student.provides and part not in student.provides
+    student.output = frozenset({part})
+    with pytest.raises(InputError, match=f"{cause}.*leave out the term"):
+        student(batch([5, 6, 7]))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_shape_and_depths_tell_the_layers(family):
+    student = HuggingFaceEncoder(30, config=config(family))
+    assert student.shape == (2, 16, 2, None)
+    depths = student.depths()
+    if family == "albert":  # all of its layers are one
+        assert depths == {}
+        return
+    assert depths.keys() == {name for name, _ in student.named_parameters()}
+    assert {depth for name, depth in depths.items() if "embed" in name} == {0}
+    assert {depth for name, depth in depths.items() if ".0." in name} == {1}
+    assert {depth for name, depth in depths.items() if ".1." in name} == {2}
 
 
 def test_a_text_beyond_its_positions_is_refused_with_the_way_out():

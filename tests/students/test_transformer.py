@@ -57,7 +57,7 @@ def test_a_student_with_all_layers_copied_computes_what_bert_computes(bert, fold
     student = initialised(folder, layers=4, positions=40)
     with torch.no_grad():  # in a run, they come with the tokenizer
         student.embed.weight.copy_(bert.embeddings.word_embeddings.weight)
-    student.output = {"hidden", "attentions"}
+    student.output = frozenset({"hidden", "attentions"})
     tokens = tiny_tokens(lengths=(9, 4, 1, 9), joint=True)
     with torch.no_grad():
         encoded = student(tokens)
@@ -68,6 +68,8 @@ def test_a_student_with_all_layers_copied_computes_what_bert_computes(bert, fold
     for received, of_bert in zip(encoded.hidden, expected.hidden_states, strict=True):
         torch.testing.assert_close(received[tokens.mask], of_bert[tokens.mask], rtol=0, atol=1e-5)
     for received, of_bert in zip(encoded.attentions, expected.attentions, strict=True):
+        # transformers gives probabilities: the softmax of our scores over the real tokens.
+        received = received.masked_fill(~tokens.mask[:, None, None, :], float("-inf")).softmax(-1)
         received, of_bert = received.transpose(1, 2), of_bert.transpose(1, 2)
         torch.testing.assert_close(received[tokens.mask], of_bert[tokens.mask], rtol=0, atol=1e-5)
     torch.testing.assert_close(encoded.pooled, expected.last_hidden_state[:, 0], rtol=0, atol=1e-5)
@@ -176,21 +178,32 @@ def test_a_folder_without_usable_weights_says_what_is_wrong(folder):
         initialised(folder)
 
 
-def test_hidden_and_attentions_are_given_only_when_asked_for_and_change_nothing():
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_what_is_inside_is_given_only_when_asked_for_and_changes_nothing(mode):
     torch.manual_seed(0)
-    student = Transformer(VOCABULARY, **SMALL, layers=3).eval()
+    student = getattr(Transformer(VOCABULARY, **SMALL, layers=3), mode)()
     tokens = tiny_tokens(lengths=(6, 2, 1))
+    torch.manual_seed(1)
     plain = student(tokens)
-    assert plain.hidden is None
-    assert plain.attentions is None
-    student.output = {"hidden", "attentions"}
+    assert {plain.hidden, plain.attentions, plain.queries, plain.keys, plain.values} == {None}
+    student.output = frozenset({"hidden", "attentions", "relations"})
+    torch.manual_seed(1)
     asked = student(tokens)
-    torch.testing.assert_close(asked.states, plain.states, rtol=0, atol=1e-5)
+    assert torch.equal(asked.states, plain.states) and torch.equal(asked.pooled, plain.pooled)
     assert [tuple(h.shape) for h in asked.hidden] == [(3, 6, 8)] * 4
-    assert [tuple(a.shape) for a in asked.attentions] == [(3, 2, 6, 6)] * 3
-    for attention in asked.attentions:
-        torch.testing.assert_close(attention.sum(-1), torch.ones(3, 2, 6))
-        assert not attention[1, :, :, 2:].any()  # nobody looks at padding
+    for part in (asked.queries, asked.keys, asked.values):
+        assert [tuple(p.shape) for p in part] == [(3, 2, 6, 4)] * 3
+    for scores, query, key in zip(asked.attentions, asked.queries, asked.keys, strict=True):
+        torch.testing.assert_close(scores, torch.einsum("rhqd,rhkd->rhqk", query, key) / 2)  # 2 is sqrt of 4
+
+
+def test_shape_and_depths_tell_the_layers():
+    student = Transformer(VOCABULARY, **SMALL, layers=3)
+    assert student.shape == (3, 8, 2, None)
+    depths = student.depths()
+    assert depths.keys() == {name for name, _ in student.named_parameters()}
+    assert depths["embed.weight"] == depths["positions.weight"] == depths["norm.bias"] == 0
+    assert depths["layers.0.inner.weight"] == 1 and depths["layers.2.attended_norm.bias"] == 3
 
 
 def test_states_are_zero_on_padding():

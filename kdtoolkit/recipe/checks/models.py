@@ -1,4 +1,4 @@
-"""What can be wrong in a recipe whose keys and types are right: names, ranges, sections that do not fit together."""
+"""`teachers:`, `student:` and `tokenizer:`."""
 
 from __future__ import annotations
 
@@ -7,76 +7,26 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import InputError, did_you_mean, nearest
-from ..plugins import installed
-from ..schedule import Schedule, Value, extremes
-from ..tasks import GLUE, Task, canonical_name
-from .document import KeyPath, Problem
-from .messages import sentence
-from .names import resolve_student, resolve_teacher, student_plugin
-from .pretrained import OPTIONS, TEACHER, checkpoint_of, is_own
-from .schema import ObjectiveOptions, Recipe, TaskSection, TeacherSection
-from .signature import constructor_options, source_file
-
-TEMPERATURE = "1 to 8 are usual"
+from ...errors import did_you_mean
+from ...plugins import installed
+from ...schedule import extremes
+from ..document import KeyPath, Problem
+from ..messages import sentence
+from ..names import resolve_student, resolve_teacher, student_plugin
+from ..pretrained import OPTIONS, TEACHER, checkpoint_of, is_own
+from ..schema import Recipe, TeacherSection
+from ..signature import constructor_options, source_file
 
 
-def problems_in(recipe: Recipe) -> Iterator[Problem]:
-    """Every problem, in the order of the recipe's keys."""
-    names = [canonical_name(item) if isinstance(item, str) else item.name for item in recipe.tasks]
-    yield from _tasks(recipe, names)
-    yield from _data(recipe, names)
+def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
+    """What is wrong with teachers, student and tokenizer."""
     yield from _teachers(recipe, names)
     yield from _student(recipe)
     yield from _tokenizer(recipe)
-    yield from _objective(recipe, names)
-    low, _ = extremes(recipe.sampler.exponent)
-    if low < 0:
-        yield Problem(("sampler", "exponent"), f"{low:g} is negative; 0 is uniform, 1 is by size")
-    for beta in recipe.optimizer.betas:
-        if not 0 <= beta < 1:
-            yield Problem(("optimizer", "betas"), f"{beta:g} is not between 0 and 1")
-
-
-def _tasks(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
-    for number, (item, name) in enumerate(zip(recipe.tasks, names, strict=True)):
-        path: KeyPath = ("tasks", number) if isinstance(item, str) else ("tasks", number, "name")
-        if name in names[:number]:
-            yield Problem(path, f"task '{name}' is listed twice; name each task once")
-            continue
-        if isinstance(item, str):
-            try:
-                Task(name)
-            except InputError as error:
-                yield Problem(path, f"'{name}': {error.cause}")
-                continue
-        if name not in GLUE and recipe.data.folder is None and not recipe.data.task(name).has_source:
-            yield Problem(path, _unknown_task(name, item))
-
-
-def _unknown_task(name: str, item: str | TaskSection) -> str:
-    near = nearest(name, GLUE) if isinstance(item, str) else None
-    files = f"{name}/train.csv (.tsv, .jsonl, .parquet)"
-    own = f"a task of your own needs data.{name}.train or .hub, or data.folder with {files}"
-    if near:
-        return f"no task is called '{name}'; did you mean '{near}'? ({own})"
-    return f"'{name}' is not built in ({', '.join(GLUE)}) and has no data; {own}"
-
-
-def _data(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
-    for name, section in recipe.data.tasks.items():
-        if name not in names:
-            choices = [*names, "folder", "max_tokens"]
-            yield Problem(("data", name), f"'{name}' is no task of this recipe; {did_you_mean(name, choices)}")
-        if section.transfer_rows is not None and section.gold_rows is None:
-            message = "means nothing without gold_rows: the rows after the first gold_rows lose their labels"
-            yield Problem(("data", name, "transfer_rows"), message)
-        if section.text is not None and not 1 <= len(section.text) <= 2:
-            yield Problem(("data", name, "text"), f"{len(section.text)} text columns; one or two are supported")
 
 
 def _teachers(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
-    gold_only = extremes(recipe.objective.alpha)[0] >= 1
+    gold_only = extremes(recipe.objective.alpha)[0] >= 1 and not recipe.objective.terms
     if not recipe.teachers and not gold_only:
         message = "no teacher is given; name one with --teacher, or set objective.alpha: 1.0 to train on labels only"
         yield Problem(("teachers",), message)
@@ -96,6 +46,22 @@ def _teachers(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
         else:
             yield from _plugin("teacher", plugin, section.name, section.options, path)
             yield from _averaged(recipe, section, path)
+            yield from _nested(recipe, section, plugin, path)
+
+
+def _nested(recipe: Recipe, section: TeacherSection, plugin: str, path: KeyPath) -> Iterator[Problem]:
+    """What is wrong with the recipe of a teacher that is distilled itself."""
+    if plugin != "distilled" or "recipe" not in section.options:
+        return
+    from ..nested import nested_problems  # which loads recipes, and so needs these checks
+
+    taught = [
+        item
+        for item, task in zip(recipe.tasks, recipe.task_list(), strict=True)
+        if section.tasks is None or task.name in section.tasks
+    ]
+    for problem in nested_problems(section.options["recipe"], taught):
+        yield Problem((*path, "recipe", *problem.path), problem.message)
 
 
 def _averaged(recipe: Recipe, section: TeacherSection, path: KeyPath) -> Iterator[Problem]:
@@ -177,31 +143,3 @@ def _tokenizer(recipe: Recipe) -> Iterator[Problem]:
 
 def _models(recipe: Recipe) -> list[TeacherSection]:
     return [teacher for teacher in recipe.teachers if resolve_teacher(teacher.name)[0] == "hugging_face"]
-
-
-def _objective(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
-    yield from _weights(recipe.objective, ("objective",))
-    for task, section in recipe.objective.tasks.items():
-        if task not in names:
-            message = f"'{task}' is no task of this recipe; {did_you_mean(task, names)}"
-            yield Problem(("objective", "tasks", task), message)
-        yield from _weights(section, ("objective", "tasks", task))
-
-
-def _weights(section: ObjectiveOptions, path: KeyPath) -> Iterator[Problem]:
-    if section.temperature is not None and extremes(section.temperature)[0] <= 0:
-        yield _out_of_range((*path, "temperature"), section.temperature, f"is not positive; {TEMPERATURE}", above=0)
-    if section.alpha is not None and not 0 <= extremes(section.alpha)[0] <= extremes(section.alpha)[1] <= 1:
-        message = "is not between 0 (teacher only) and 1 (labels only)"
-        yield _out_of_range((*path, "alpha"), section.alpha, message, above=-1e-300)
-    if section.weight is not None and extremes(section.weight)[0] < 0:
-        yield _out_of_range((*path, "weight"), section.weight, "is negative; 0 leaves the task out", above=-1e-300)
-    elif section.weight is not None and extremes(section.weight)[1] == 0 and len(path) == 1:
-        yield Problem((*path, "weight"), "is 0 for every task, so nothing would be learned")
-
-
-def _out_of_range(path: KeyPath, value: Value, message: str, *, above: float) -> Problem:
-    if isinstance(value, Schedule):
-        end = "from" if value.from_ <= above or (value.to > above and value.from_ > value.to) else "to"
-        return Problem((*path, end), f"{value.from_ if end == 'from' else value.to:g} {message}")
-    return Problem(path, f"{value:g} {message}")

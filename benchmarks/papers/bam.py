@@ -1,0 +1,63 @@
+"""BAM (Clark et al. 2019): annealing against fixed weights, size^0.75 against size, the student against its teachers.
+
+python benchmarks/papers/bam.py --teacher FOLDER --small-teacher FOLDER --data FOLDER
+Teachers and student are the base model cut to a few layers; every seed has teachers of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from common import Claim, Experiment, Run, average, options
+
+TASKS, SMALL = ["sst2", "cola", "mrpc", "rte"], ["mrpc", "rte"]
+DATA = options(data__sst2__rows=5000, data__cola__rows=4000, data__max_tokens=48)
+TEACH = options(
+    teachers__0__epochs=3,
+    teachers__0__learning_rate=3e-4,
+    teachers__0__batch_rows=64,
+    teachers__0__max_tokens=48,
+    teachers__0__precision="bf16",
+)
+STUDENT = options(
+    train__epochs=3, train__batch_rows=64, train__accumulate=1, train__precision="bf16", optimizer__learning_rate=3e-4
+)
+
+
+def runs(given: argparse.Namespace, seed: int) -> list[Run]:
+    base = ["--recipe", "bam", "--tasks", ",".join(TASKS), "--data", given.data, *DATA, *TEACH, *STUDENT]
+    base += ["--teacher", given.small_teacher, "--student", f"hf:{given.small_teacher}"]
+    other = options(evaluate__baseline=False)
+    return [
+        Run("annealed", base),
+        *(
+            Run(name, [*base, *other, *options(variant=name)])
+            for name in ("pure_distillation", "fixed_half", "by_size")
+        ),
+    ]
+
+
+Experiment(
+    "bam",
+    runs,
+    claims=[
+        Claim("annealing beats pure distillation (lambda 0)", average("annealed"), average("pure_distillation")),
+        Claim("annealing beats fixed 0.5", average("annealed"), average("fixed_half")),
+        Claim(
+            "size^0.75 beats size on MRPC and RTE", average("annealed", tasks=SMALL), average("by_size", tasks=SMALL)
+        ),
+        Claim("size^0.75 beats size on average", average("annealed"), average("by_size")),
+        Claim("the student beats its single-task teachers", average("annealed"), average("annealed", "teacher")),
+        Claim("the student beats Multi (gold labels)", average("annealed"), average("annealed", "gold_only")),
+    ],
+    rows={
+        "Single (the teachers)": average("annealed", "teacher"),
+        "Multi (gold labels)": average("annealed", "gold_only"),
+        "Single to Multi, annealed (BAM)": average("annealed"),
+        "lambda 0": average("pure_distillation"),
+        "lambda 0.5": average("fixed_half"),
+        "sampling by size": average("by_size"),
+        "MRPC and RTE, BAM": average("annealed", tasks=SMALL),
+        "MRPC and RTE, sampling by size": average("by_size", tasks=SMALL),
+    },
+).main()

@@ -1,0 +1,48 @@
+"""`augment:`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...errors import did_you_mean
+from ..document import KeyPath, Problem
+from ..schema import Recipe
+
+NOT_IN_A_WORD = set(".,()!?;:'\"")
+"""Marks at which the tokenizer `words` cuts, or which it leaves out."""
+
+
+def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
+    """What is wrong with `augment:`."""
+    rules = recipe.augment
+    if rules is None:
+        return
+    yield from _tasks(recipe, names)
+    if rules.mask == rules.replace == rules.ngram == 0:
+        yield Problem(("augment",), "mask, replace and ngram are all 0, so no text would change")
+    token = rules.mask_token
+    if not token or any(c.isspace() or c in NOT_IN_A_WORD for c in token):
+        marks = " ".join(sorted(NOT_IN_A_WORD))
+        message = f"'{token}' is not one word to every tokenizer; leave out white space and {marks}"
+        yield Problem(("augment", "mask_token"), message)
+    kind, _, function = rules.tagger.partition(":")
+    if rules.tagger != "induced" and not (kind == "python" and all(function.rpartition(":")[::2])):
+        message = f"'{rules.tagger}' is unknown; 'induced', or python:module:function"
+        yield Problem(("augment", "tagger"), message)
+
+
+def _tasks(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
+    assert recipe.augment is not None
+    asked = recipe.augment.tasks
+    path: KeyPath = ("augment", "tasks")
+    if asked == []:
+        yield Problem(path, "is empty; leave it out for all tasks that have a teacher")
+    for place, task in enumerate(asked or ()):
+        if task not in names:
+            yield Problem((*path, place), f"'{task}' is no task of this recipe; {did_you_mean(task, names)}")
+        elif not recipe.teachers_of(task):
+            message = f"'{task}' has no teacher, who alone could label its new text; take it out, or give it one"
+            yield Problem((*path, place), message)
+    if asked is None and not any(recipe.teachers_of(name) for name in names):
+        message = "no task has a teacher, who alone could label new text; give one, or leave augment out"
+        yield Problem(("augment",), message)

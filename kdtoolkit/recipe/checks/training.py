@@ -1,0 +1,51 @@
+"""`sampler:`, `balance:`, `optimizer:`, `train:` and `refine:`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...schedule import extremes
+from ..document import Problem
+from ..schema import Balance, Optimizer, Recipe
+
+OPTIMIZERS_OF = {
+    "betas": ("adamw", "adamax"),
+    "epsilon": ("adamw", "adamax", "adadelta"),
+    "rho": ("adadelta",),
+    "momentum": ("sgd",),
+    "bias_correction": ("adamw",),
+}
+"""The optimizers that have an option, by its name; the options that are not here are everyone's."""
+
+
+def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
+    """What is wrong with sampler, balance and optimizer."""
+    low, _ = extremes(recipe.sampler.exponent)
+    if low < 0:
+        yield Problem(("sampler", "exponent"), f"{low:g} is negative; 0 is uniform, 1 is by size")
+    yield from _balance(recipe)
+    yield from _optimizer(recipe.optimizer)
+
+
+def _balance(recipe: Recipe) -> Iterator[Problem]:
+    balance = recipe.balance
+    if balance.gradients == "pcgrad" and recipe.sampler.batch == "one_task" and recipe.train.joint:
+        message = "pcgrad compares the gradients of a step's tasks, and a step has one; set sampler.batch: mixed"
+        yield Problem(("balance", "gradients"), message)
+    if not recipe.train.joint:
+        for key in ("weights", "gradients"):
+            if (value := getattr(balance, key)) != Balance.model_fields[key].default:
+                message = f"'{value}' has nothing to balance where every task has a student of its own"
+                yield Problem(("balance", key), f"{message}; leave it out, or set train.joint: true")
+    if balance.weights != "dwa" and balance.temperature != Balance.model_fields["temperature"].default:
+        yield Problem(("balance", "temperature"), f"'{balance.weights}' weights have none; it is an option of dwa")
+
+
+def _optimizer(section: Optimizer) -> Iterator[Problem]:
+    for option, optimizers in OPTIMIZERS_OF.items():
+        if section.name not in optimizers and getattr(section, option) != Optimizer.model_fields[option].default:
+            message = f"{section.name} has no such option; leave it out (it is one of {', '.join(optimizers)})"
+            yield Problem(("optimizer", option), message)
+    for beta in section.betas:
+        if not 0 <= beta < 1:
+            yield Problem(("optimizer", "betas"), f"{beta:g} is not between 0 and 1")

@@ -1,0 +1,48 @@
+"""What the recipe alone tells about balance and optimizer that cannot be right."""
+
+from __future__ import annotations
+
+import pytest
+
+from kdtoolkit.errors import InputErrors
+from kdtoolkit.recipe.load import recipe_from_dict
+
+GOOD = {"tasks": ["sst2", "mrpc"], "teachers": ["bert-large"]}
+MIXED = {"sampler": {"batch": "mixed"}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"balance": {"gradients": "pcgrad"}}, "balance.gradients: .*set sampler.batch: mixed"),
+        ({"balance": {"gradients": "pcgrad"}, "train": {"joint": False}}, "balance.gradients: .*train.joint: true"),
+        ({"balance": {"weights": "dwa"}, "train": {"joint": False}}, "balance.weights: 'dwa' has nothing to balance"),
+        ({"balance": {"weights": "uncertainty", "temperature": 1.0}}, "balance.temperature: .*option of dwa"),
+        ({"optimizer": {"momentum": 0.9}}, "optimizer.momentum: adamw has no such option.*sgd"),
+        ({"optimizer": {"name": "sgd", "rho": 0.9}}, "optimizer.rho: sgd has no such option.*adadelta"),
+        ({"optimizer": {"name": "adamax", "bias_correction": False}}, "optimizer.bias_correction: adamax .*adamw"),
+        ({"optimizer": {"name": "adadelta", "betas": [0.8, 0.9]}}, "optimizer.betas: adadelta .*adamw, adamax"),
+        ({"optimizer": {"name": "sgd", "epsilon": 1e-6}}, "optimizer.epsilon: sgd "),
+        ({"optimizer": {"betas": [0.9, 1.0]}}, "optimizer.betas: 1 is not between 0 and 1"),
+        ({"optimizer": {"layer_decay": 0.0}}, "optimizer.layer_decay: "),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_with_the_way_out(sections, expected):
+    with pytest.raises(InputErrors, match=expected) as caught:
+        recipe_from_dict({**GOOD, **sections})
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"balance": {"gradients": "pcgrad", "weights": "uncertainty"}, **MIXED},
+        {"balance": {"weights": "dwa", "temperature": 1.0}},
+        {"optimizer": {"name": "sgd", "momentum": 0.9}},
+        {"optimizer": {"name": "adadelta", "rho": 0.9, "epsilon": 1e-6}},
+        {"optimizer": {"name": "adamax", "betas": [0.8, 0.9]}},
+        {"optimizer": {"bias_correction": False, "layer_decay": 0.9}},
+    ],
+)
+def test_options_that_fit_are_taken(sections):
+    recipe_from_dict({**GOOD, **sections})
