@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -19,12 +20,13 @@ from kdtoolkit.data.rows import Rows
 from kdtoolkit.files import atomic_folder
 from kdtoolkit.hub import checkpoint_folder
 from kdtoolkit.progress import log
-from kdtoolkit.recipe.names import resolve_teacher
+from kdtoolkit.recipe.names import resolve_student, resolve_teacher
 from kdtoolkit.recipe.nested import nested_recipe
 from kdtoolkit.recipe.pretrained import TEACHER, checkpoint_of
 from kdtoolkit.recipe.schema import TeacherSection
 from kdtoolkit.shape import Shape
 from kdtoolkit.teacher import Features
+from kdtoolkit_teachers.python import source_of
 from kdtoolkit_teachers.run import RunTeacher
 
 DEV_ROWS = 200
@@ -72,17 +74,8 @@ class DistilledTeacher(Teacher):
         """That of the trained student; before, a hash of the recipe, of its teachers and of the files it reads."""
         if self._trained is not None:
             return self._trained.fingerprint
-        recipe = self._nested()
-        written = recipe.model_dump(mode="json", by_alias=True, exclude={"tasks", "store"})
-        digest = blake2b(json.dumps(["distilled", written], sort_keys=True).encode(), digest_size=16)
-        for section in recipe.teachers:
-            if section in recipe.teachers_of(self.task.name):
-                digest.update(_built(section, self.task).fingerprint.encode())
-            else:
-                _hash_source(digest, resolve_teacher(section.name)[1])
-        for source in (checkpoint_of(recipe.student), recipe.tokenizer.source, recipe.tokenizer.vectors):
-            if source is not None:
-                _hash_source(digest, source)
+        digest = blake2b(digest_size=16)
+        _hash_recipe(digest, self._nested(), self.task, taught=True)
         return digest.hexdigest()
 
     def logits(self, examples: Sequence[Example]) -> np.ndarray:
@@ -206,6 +199,31 @@ def _row(example: Example, task: Task) -> dict[str, Any]:
     elif isinstance(label, tuple):
         label = [int(value) for value in label]  # one 0 or 1 a label
     return {"text": example.text, **({"second": example.second} if task.pair else {}), "label": label}
+
+
+def _hash_recipe(digest: Any, recipe: Recipe, task: Task, *, taught: bool) -> None:
+    """Adds what a nested recipe says, its teachers and the files it reads.
+
+    taught: whether its teachers teach this very task, and can be asked for their own fingerprints.
+    """
+    written = recipe.model_dump(mode="json", by_alias=True, exclude={"tasks", "store"})
+    digest.update(json.dumps(["distilled", written], sort_keys=True).encode())
+    for section in recipe.teachers:
+        plugin, source = resolve_teacher(section.name)
+        if taught and section in recipe.teachers_of(task.name):
+            digest.update(_built(section, task).fingerprint.encode())
+        elif plugin == "distilled":
+            _hash_recipe(digest, nested_recipe(section.options["recipe"], [_section(task)]), task, taught=False)
+        elif source == plugin:  # it is made of its options, for any task, as "joint" is
+            digest.update(_built(section, task).fingerprint.encode())
+        else:
+            _hash_source(digest, source)
+    for file in (checkpoint_of(recipe.student), recipe.tokenizer.source, recipe.tokenizer.vectors):
+        if file is not None:
+            _hash_source(digest, file)
+    name = resolve_student(recipe.student)[0]
+    if name not in plugins.installed("student"):
+        digest.update(source_of(sys.modules[plugins.plugin("student", name).__module__]).encode())
 
 
 def _hash_source(digest: Any, source: str) -> None:

@@ -16,6 +16,8 @@ import torch
 
 from kdtoolkit import Example, Recipe, Task, Teacher, plugins
 from kdtoolkit.data.rows import Rows
+from kdtoolkit.errors import InputErrors
+from kdtoolkit.recipe.load import recipe_from_dict
 from kdtoolkit.recipe.names import resolve_student
 from kdtoolkit.shape import Shape
 from kdtoolkit.teacher import Features
@@ -52,7 +54,7 @@ class JointTeacher(Teacher):
         sampler_exponent: float = 1.0,
     ) -> None:
         super().__init__(source, task)
-        self._sections = {
+        self._sections: dict[str, Any] = {
             "student": student,
             **({} if tokenizer is None else {"tokenizer": tokenizer}),
             "train": {"epochs": epochs, "batch_rows": batch_rows},
@@ -61,6 +63,17 @@ class JointTeacher(Teacher):
             "sampler": {"exponent": sampler_exponent},
         }
         self._trained = RunTeacher(source, task) if (Path(source) / "config.json").is_file() else None
+        if self._trained is None:
+            self._refuse_options()
+
+    def _refuse_options(self) -> None:
+        """Raises InputErrors for what no recipe could say, as keys of the recipe that it is trained by."""
+        sections = {**self._sections, "data": {**self._sections["data"], "folder": "."}, "objective": {"alpha": 1.0}}
+        try:
+            recipe_from_dict({"tasks": [self.task.name], **sections})
+        except InputErrors as error:
+            place = f"teacher '{self.source}'"
+            raise InputErrors(place, [f"{place}: {problem}" for problem in error.problems]) from error
 
     @property
     def ready(self) -> bool:

@@ -10,17 +10,20 @@ import argparse
 
 from common import Claim, Experiment, Run, average, options
 
-TASKS, SMALL = ["sst2", "cola", "mrpc", "rte"], ["mrpc", "rte"]
-DATA = options(data__sst2__rows=5000, data__cola__rows=4000, data__max_tokens=48)
+TASKS, SMALL = ["sst2", "qqp", "mrpc", "stsb", "rte"], ["mrpc", "rte"]
+DATA = options(
+    data__sst2__rows=4000, data__qqp__rows=4000, data__stsb__rows=3000, data__mrpc__both_orders=False,
+    data__stsb__both_orders=False, data__max_tokens=48,
+)  # fmt: skip
 TEACH = options(
     teachers__0__epochs=3,
-    teachers__0__learning_rate=3e-4,
-    teachers__0__batch_rows=64,
+    teachers__0__learning_rate=2e-4,
+    teachers__0__batch_rows=32,
     teachers__0__max_tokens=48,
     teachers__0__precision="bf16",
 )
 STUDENT = options(
-    train__epochs=3, train__batch_rows=64, train__accumulate=1, train__precision="bf16", optimizer__learning_rate=3e-4
+    train__epochs=2, train__batch_rows=32, train__accumulate=1, train__precision="bf16", optimizer__learning_rate=2e-4
 )
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from kdtoolkit.recipe.load import load_recipe, resolved_yaml
 
 Results = Mapping[str, Any]
 Figure = Callable[[Mapping[str, Results]], float]
@@ -23,12 +27,17 @@ Figure = Callable[[Mapping[str, Results]], float]
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its name and the arguments of `kdtool distill`. once: the same for all seeds."""
+    """One run: its name and the arguments of `kdtool distill`.
+
+    once: the same for all seeds. after: a finished run of the same seed that it goes on from: its folder is copied, the
+    arguments (--set alone) are put into the copy's recipe, and what they add is run.
+    """
 
     name: str
     arguments: Sequence[str]
     command: str = "distill"
     once: bool = False
+    after: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +103,23 @@ def make(run: Run, place: Path, seed: int) -> None:
         return
     if run.once and run.command == "teach" and any(place.glob("teacher/*/config.json")):
         return
+    if run.after is not None and not place.is_dir():
+        go_on(place.with_name(f"{run.after}-{seed}"), place, [word for word in run.arguments if word != "--set"])
     words = ["kdtool", run.command]
     words += ["--resume", str(place)] if place.is_dir() else [*run.arguments, "--seed", str(seed), "--out", str(place)]
     print(" ".join(words), file=sys.stderr, flush=True)
     subprocess.run(words, check=True)
+
+
+def go_on(before: Path, place: Path, overrides: Sequence[str]) -> None:
+    """A copy of a finished run whose recipe asks for more."""
+    with tempfile.TemporaryDirectory(dir=place.parent) as name:
+        copy = Path(name) / "run"
+        shutil.copytree(before, copy)
+        (copy / "results.json").unlink()
+        recipe = load_recipe(copy / "recipe.yaml", overrides=overrides)
+        (copy / "recipe.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
+        copy.rename(place)
 
 
 def of(figure: Figure, results: Mapping[str, Results]) -> float | None:

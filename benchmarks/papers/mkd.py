@@ -1,6 +1,6 @@
 """MKD (Liu et al. 2019): joint distillation over five tasks against each task alone, and refinement after it.
 
-python benchmarks/papers/mkd.py --small-teacher FOLDER --data FOLDER
+python benchmarks/papers/mkd.py --teacher FOLDER --data FOLDER
 One jointly trained teacher for all seeds. The same student and as many updates jointly and apart.
 """
 
@@ -13,10 +13,10 @@ from common import Claim, Experiment, Run, average, options
 TASKS = ["mnli", "qqp", "mrpc", "rte", "sst2"]
 DATA = options(data__qqp__rows=10000, data__sst2__rows=10000, data__max_tokens=48)
 STUDENT = options(
-    student__width=100, student__embedding=200, tokenizer__vocabulary=8000, train__epochs=5, train__batch_rows=64,
+    student__width=100, student__embedding=200, tokenizer__vocabulary=8000, train__epochs=3, train__batch_rows=64,
     refine=None,
 )  # fmt: skip
-REFINE = options(refine__epochs=1, refine__learning_rate=2e-4, evaluate__baseline=False)
+REFINE = options(refine__epochs=1, refine__learning_rate=2e-4)
 REFINE_SOFT = [*REFINE, *options(refine__alpha=0.0)]
 
 
@@ -31,11 +31,11 @@ def runs(given: argparse.Namespace, seed: int) -> list[Run]:
     taught = ["--teacher", str(given.out / "teacher" / "teacher" / "joint-0"), "--set", "teachers.0.max_tokens=64"]
     quiet = options(evaluate__baseline=False)
     return [
-        Run("teacher", [*base, "--teacher", given.small_teacher, *tune], command="teach", once=True),
+        Run("teacher", [*base, "--teacher", given.teacher, *tune], command="teach", once=True),
         Run("joint", [*base, *STUDENT, *taught]),
         Run("apart", [*base, *STUDENT, *taught, *quiet, *options(variant="apart")]),
-        Run("refined", [*base, *STUDENT, *taught, *REFINE]),
-        Run("refined_soft", [*base, *STUDENT, *taught, *REFINE_SOFT]),
+        Run("refined", REFINE, after="joint"),
+        Run("refined_soft", REFINE_SOFT, after="joint"),
     ]
 
 

@@ -12,15 +12,15 @@ from collections.abc import Mapping
 
 from common import Claim, Experiment, Figure, Results, Run, average, options
 
-TAUGHT, UNTAUGHT = ["mnli", "qqp", "rte"], ["mrpc", "stsb"]
-DATA = options(data__mnli__rows=3000, data__qqp__rows=3000, data__max_tokens=48)
+TAUGHT, UNTAUGHT = ["qqp", "sst2", "rte"], ["mrpc", "stsb"]
+DATA = options(data__qqp__rows=4000, data__sst2__rows=4000, data__stsb__rows=3000, data__max_tokens=48)
 TEACH = options(
     teachers__0__members=3, teachers__0__keep=None, teachers__0__keep_by=None, teachers__0__epochs=2,
-    teachers__0__learning_rate=3e-4, teachers__0__batch_rows=64,
+    teachers__0__learning_rate=2e-4, teachers__0__batch_rows=32,
     teachers__0__max_tokens=48, teachers__0__precision="bf16",
     teachers__0__refine__epochs=1, teachers__0__refine__learning_rate=2e-4,
 )  # fmt: skip
-STUDENT = options(train__epochs=3, train__batch_rows=64, train__precision="bf16", optimizer__learning_rate=3e-4)
+STUDENT = options(train__epochs=2, train__batch_rows=32, train__precision="bf16", optimizer__learning_rate=2e-4)
 
 
 def runs(given: argparse.Namespace, seed: int) -> list[Run]:

@@ -30,8 +30,7 @@ def generate(
     """For each row, `rules.copies` tries at a text like it: (text, second), the second None for single texts.
 
     Each word is, by one draw X in [0, 1), masked (X < mask), exchanged for a word of its part of speech (X < mask +
-    replace), or kept (a mask comes first where both add up to more than 1); with probability `ngram` what came of it is
-    then cut to an n-gram of 1 to `longest_ngram` words.
+    replace), or kept; with probability `ngram` what came of it is then cut to an n-gram of 1 to `longest_ngram` words.
     Of a pair both texts are changed with probability `both`, else one of them, either as likely. A text in which
     nothing changed is given back as it was, character by character.
 

@@ -41,7 +41,8 @@ class PythonTagger:
             cause = f"'{self._name}' failed on {len(words)} words ({type(error).__name__}: {error})"
             raise InputError(PLACE, cause, "it takes a list of words") from error
         if not isinstance(tags, Sequence) or isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
-            raise InputError(PLACE, f"'{self._name}' gave {tags!r:.60}, no list of tags", "one text for each word")
+            shown = " ".join(repr(tags).split())[:60]
+            raise InputError(PLACE, f"'{self._name}' gave {shown}, no list of tags", "one text for each word")
         if len(tags) != len(words):
             shown = " ".join(words)[:60]
             cause = f"'{self._name}' gave {len(tags)} tags for the {len(words)} words of {shown!r}"

@@ -20,8 +20,8 @@ AUGMENTATION = (
     ),
     Entry(
         "augment", "replace", "words become others of their part of speech", "augment: {replace: 0.1}",
-        ("a word that was not masked, with probability replace: another of its class,",
-         "  drawn by how often it occurs"),
+        ("each word, with X uniform on (0, 1):  X < mask: see mask",
+         "  mask <= X < mask + replace: another of its class, drawn by how often it occurs"),
         _TANG,
         {"augment.replace": "probability of a word", "augment.tagger": "induced from the text itself, or a callable",
          "augment.classes": "induced: number of word classes", **_COPIES},

@@ -54,6 +54,7 @@ HEADS = (
          "heads.positive": "the label of a relevant candidate; null: the first label"},
         ("Two labels; rows of one first text are a query's candidates, and are kept in one batch.",
          "A sum over queries: cutting a batch between them changes nothing.",
-         "Queries without a relevant candidate, or of one row, have the plain loss of their rows."),
+         "Queries without a relevant candidate, or of one row, have the plain loss of their rows.",
+         "What a single row is called stays open: compare a query's candidates. Metrics, row by row, say little."),
     ),
 )  # fmt: skip

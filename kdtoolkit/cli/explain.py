@@ -31,14 +31,16 @@ def explain(kind: str | None, name: str | None, as_json: bool) -> None:
     from ..catalogue import CATALOGUE
 
     if kind is not None and kind not in CATALOGUE:
-        raise InputError(f"kind '{kind}'", "is nothing that can be explained", did_you_mean(kind, CATALOGUE))
+        commands = [f"`kdtool explain {one} {kind}`" for one in CATALOGUE if kind in CATALOGUE[one]]
+        remedy = f"did you mean {' or '.join(commands)}?" if commands else did_you_mean(kind, CATALOGUE)
+        raise InputError(f"kind '{kind}'", "is nothing that can be explained", remedy)
     kinds = [kind] if kind else list(CATALOGUE)
     if kind is not None and name is not None:
         entry = CATALOGUE[kind].get(name)
         if entry is None:
-            raise InputError(
-                f"{kind} '{name}'", f"there is no {kind} of this name", did_you_mean(name, CATALOGUE[kind])
-            )
+            method = [one.name for one in CATALOGUE[kind].values() if f"({name.lower()})" in one.summary.lower()]
+            remedy = f"did you mean {' or '.join(method)}?" if method else did_you_mean(name.lower(), CATALOGUE[kind])
+            raise InputError(f"{kind} '{name}'", f"there is no {kind} of this name", remedy)
         print_json(_plain(entry)) if as_json else click.echo(_text(entry))
         return
     if as_json:

@@ -53,18 +53,22 @@ class Wanted(NamedTuple):
 def gathered(wanted: Sequence[Wanted], lengths: np.ndarray, time: int) -> dict[str, np.ndarray]:
     """By name, (rows, ...) float32 for a batch: zeros but for the wanted rows; token axes have length `time`.
 
-    lengths: (rows,) the student's tokens of each row.
+    Where the tasks' teachers have different sizes, the axes are as long as the largest, and the others' states stand in
+    their first places. lengths: (rows,) the student's tokens of each row.
     Raises WorkError where teacher and student read different numbers of tokens, and a feature is one by token.
     """
-    values: dict[str, np.ndarray] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for _, source, _, _ in wanted:
+        for name in source.names:
+            shape = FeatureName.parse(name).shape(source.shape, time)
+            shapes[name] = tuple(map(max, shape, shapes.get(name, shape)))
+    values = {name: np.zeros((len(lengths), *shape), np.float32) for name, shape in shapes.items()}
     for task, source, where, own in wanted:
         found = source.of(own)
         if any(map(by_token, source.names)):
             check_lengths(task, own, found.lengths, lengths[where])
         for name in source.names:
             feature = FeatureName.parse(name)
-            if name not in values:
-                values[name] = np.zeros((len(lengths), *feature.shape(source.shape, time)), np.float32)
             some = found.values[name]
             if feature.token_axes:
                 longest = some.shape[1 + feature.token_axes[0]]

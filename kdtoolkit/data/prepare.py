@@ -211,6 +211,8 @@ class _Reading:
         self.names_found, self.advance = names_found, advance
         self.held: frozenset[bytes] = frozenset()
         """Ids that `write_train` held out of train."""
+        self.measured: frozenset[bytes] = frozenset()
+        """Ids of the rows of the files that are measured on; with `both_orders` alone."""
         self.turned = 0
         """Pairs of the split being written that were added the other way round."""
 
@@ -245,9 +247,10 @@ class _Reading:
             transfer_rows=self.section.transfer_rows,
             calibration_rows=0 if dev_serves else recipe.evaluate.calibration_rows,
         )
-        # Cut from the array's bytes, because numpy drops trailing zero bytes of single elements.
-        data = held.tobytes()
-        self.held = frozenset(data[start : start + 16] for start in range(0, len(data), 16))
+        self.held = _single(held)
+        if self.section.both_orders:
+            files = [split for split in ("dev", *self.task.splits, "test") if split in self.plan.splits]
+            self.measured = frozenset().union(*(_single(self._survey(split, _Counts()).ids) for split in files))
         used = survey.labelled & ((roles == Role.GOLD) | (roles == Role.CALIBRATION))
         _refuse_one_class(self.plan, "train", survey.labels[used])
         with contextlib.ExitStack() as stack:
@@ -315,11 +318,11 @@ class _Reading:
         return writer.rows
 
     def _add_turned(self, example: Example, writer: RowWriter) -> None:
-        """With `both_orders`, the pair the other way round too, unless that is the same or was held out of train."""
+        """With `both_orders`, the pair the other way round too, unless that is the same, or is measured or held out."""
         if not self.section.both_orders or example.second is None or example.second == example.text:
             return
         turned = Example(example.task, example.second, example.text, example.label)
-        if turned.id not in self.held:
+        if turned.id not in self.held and turned.id not in self.measured:
             writer.add(turned)
             self.turned += 1
 
@@ -385,6 +388,12 @@ class _Reading:
         for source in self.plan.splits[split].sources if split in self.plan.splits else ():
             if isinstance(source, DelimitedFile) and source.skipped:
                 notes.append(f"{source.skipped:,} torn rows of {source.path.name} are left out, as in the hub's copy")
+
+
+def _single(ids: np.ndarray) -> frozenset[bytes]:
+    """The ids of an array as bytes; cut from the whole, because numpy drops trailing zero bytes of an element."""
+    data = ids.tobytes()
+    return frozenset(data[start : start + 16] for start in range(0, len(data), 16))
 
 
 def _records(split: Split, columns: tuple[str | None, ...]) -> Iterator[tuple[Source, int, Any]]:

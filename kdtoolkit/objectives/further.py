@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ..feature_name import FeatureName, corner
 from ..schedule import Value, value_at
+from ..shape import Shape
 from ..tasks import Task
 from .mixture import mean_logits
 from .terms.base import Seen, Term
@@ -20,12 +22,17 @@ NO_LABEL = -100
 
 
 class FurtherTerm(NamedTuple):
-    """A term with its place in the objective. label: for the log; tasks: positions of the tasks that have it."""
+    """A term with its place in the objective. label: for the log; tasks: positions of the tasks that have it.
+
+    sizes: of the teacher that it reads, for in a mixed batch there may be hidden states of a wider one too; None: there
+    is no other.
+    """
 
     label: str
     term: Term
     weight: Value
     tasks: frozenset[int]
+    sizes: Shape | None = None
 
     @property
     def featured(self) -> bool:
@@ -71,6 +78,7 @@ def further_values(
     """The terms of the rows that a teacher speaks for, task by task.
 
     features: per term, the student's (`HeadOutputs.features`).
+    Raises ValueError for a row whose two texts the student reads apart, where the term compares one sequence a row.
     """
     device = batch.tasks.device
     by_row = torch.zeros(len(batch.tasks), device=device)
@@ -85,11 +93,13 @@ def further_values(
             if batch.featured is None:
                 continue
             has = taught & batch.featured
+        if further.term.labelled:
+            has = has & ~batch.labels.isnan()
         for position in sorted(further.tasks):
             rows = (has & (batch.tasks == position)).nonzero().squeeze(1)
             if not len(rows):
                 continue
-            seen = _seen(further.term, tasks[position], position, sides, features[number], batch, rows)
+            seen = _seen(further, tasks[position], position, sides, features[number], batch, rows)
             value = further.term.loss(seen).float()
             by_row = by_row.index_add(0, rows, weight * value)
             sums[number, position] = value.detach().sum()
@@ -98,7 +108,7 @@ def further_values(
 
 
 def _seen(
-    term: Term,
+    further: FurtherTerm,
     task: Task,
     position: int,
     sides: Sides,
@@ -106,6 +116,9 @@ def _seen(
     batch: Batch,
     rows: Tensor,
 ) -> Seen:
+    term = further.term
+    if term.joint and batch.second is not None and not torch.equal(batch.first[rows], batch.second[rows]):
+        raise ValueError("the student reads the two texts of a row apart, and the term compares one sequence a row")
     columns = sides.start[rows].unsqueeze(1) + torch.arange(task.outputs, device=rows.device)
     teacher, members = sides.teacher[:, rows, : task.outputs], sides.members[:, rows]
     labels = batch.labels[rows]
@@ -113,13 +126,21 @@ def _seen(
     temperature = sides.temperature[position]
     return Seen(
         student={name: some.index_select(0, rows).float() for name, some in student.items()},
-        teacher={name: (batch.features or {})[name].index_select(0, rows) for name in term.teacher_needs},
+        teacher={name: _states(name, further.sizes, batch, rows) for name in term.teacher_needs},
         mask=batch.tokens.mask.index_select(0, batch.first[rows]),
         student_logits=sides.outputs[rows].gather(1, columns),
         teacher_logits=_combined(task, teacher, members, temperature),
         labels=torch.where(known, labels.nan_to_num(), NO_LABEL).long(),
         temperature=temperature,
     )
+
+
+def _states(name: str, sizes: Shape | None, batch: Batch, rows: Tensor) -> Tensor:
+    """(rows, ...) a feature of the teacher of these rows, without the columns that only a wider one has."""
+    states = (batch.features or {})[name].index_select(0, rows)
+    if sizes is None:
+        return states
+    return states[corner(slice(None), FeatureName.parse(name).shape(sizes, batch.tokens.ids.shape[1]))]
 
 
 def _combined(task: Task, teacher: Tensor, members: Tensor, temperature: float) -> Tensor:

@@ -195,7 +195,8 @@ def described(section: TeacherSection) -> str | None:
     """In words, what is made of a section beyond one teacher as it is; None: nothing."""
     said = []
     if section.members > 1:
-        varied = ", ".join(f"{key} {', '.join(map(str, values))} in turn" for key, values in section.vary.items())
+        taken = {key: values[: section.members] for key, values in section.vary.items()}
+        varied = ", ".join(f"{key} {', '.join(map(str, values))} in turn" for key, values in taken.items())
         said.append(f"{section.members} members{f' ({varied})' if varied else ''}, each with its own seed")
     if section.keep is not None and section.keep < section.members:
         by = f" by {' and '.join(section.keep_by)}" if section.keep_by else ""

@@ -13,6 +13,7 @@ from ..ops import backend
 from ..processor import has_bf16
 from ..recipe import Recipe
 from ..recipe.checks.objective import warnings as objective_warnings
+from ..recipe.checks.training import warnings as training_warnings
 from ..teacher import Teacher
 from .augmentation import previews, refuse_augmentation
 from .check_report import CheckReport
@@ -57,7 +58,7 @@ def _examine(
     with collected(problems):
         refuse_augmentation(recipe, data)
         generated = _generated(recipe, data, report)
-    report.warnings += objective_warnings(recipe, [rows.task for rows in data.values()])
+    report.warnings += objective_warnings(recipe, [rows.task for rows in data.values()]) + training_warnings(recipe)
     examine_teachers(recipe, data, generated, folder, report, problems, _examine_nested)
     teachers: dict[str, list[Teacher]] = {}
     with collected(problems):

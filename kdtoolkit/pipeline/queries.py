@@ -13,6 +13,18 @@ from ..errors import InputError
 from ..heads import ranking_columns
 from ..recipe import Recipe
 
+LEVEL_IS_OPEN = (
+    "the head 'ranking' learns which candidate of a query is the best, and not what a single row is called: compare "
+    "the probabilities of a query's candidates; the metrics, which judge row by row, say little"
+)
+
+
+def note_ranked_tasks(recipe: Recipe, data: Mapping[str, TaskRows]) -> None:
+    """Adds to the notes of each ranked task what its metrics do not tell (`objectives.ranking.rank` says why)."""
+    tasks = [rows.task for rows in data.values()]
+    for position in ranking_columns(tasks, recipe.heads):
+        data[tasks[position].name].notes.append(LEVEL_IS_OPEN)
+
 
 def query_groups(rows: Rows, chunk: int = 4096) -> np.ndarray:
     """For each row the number of the first one with the same first text, (rows,) int64."""

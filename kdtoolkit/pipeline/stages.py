@@ -31,7 +31,7 @@ from .features import hidden_states_stored, refuse_terms, store_hidden_states, w
 from .held_out import HeldOut, calibration_rows, held_out_split
 from .label import is_labelled, label, teacher_outputs
 from .measure import calibrate, evaluate, write_results
-from .queries import refuse_lone_candidates
+from .queries import note_ranked_tasks, refuse_lone_candidates
 from .refusals import refuse
 from .run_folder import RunFolder
 from .student import Boards, refine_student, train_student
@@ -173,7 +173,9 @@ def prepare(recipe: Recipe, folder: Path) -> dict[str, TaskRows]:
             with atomic_folder(suite) as temporary:
                 write_suite(temporary)
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"folder": str(suite)})})
-    return prepare_all(recipe, folder)
+    data = prepare_all(recipe, folder)
+    note_ranked_tasks(recipe, data)
+    return data
 
 
 def same_data(run: RunFolder, data: Mapping[str, TaskRows]) -> str:

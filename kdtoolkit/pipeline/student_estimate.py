@@ -103,7 +103,7 @@ def _tell(
     report.estimate.add("student", seconds)
     report.estimate.row_seconds = mean * trial.token_seconds
     if has_baseline:
-        line += f", and as many for the gold-only baseline: {duration(2 * seconds)}"
+        line += f", and as many for the gold-only baseline: together {duration(2 * seconds)}"
         report.estimate.add("baseline", seconds)
     report.lines.append(line)
     if recipe.refine is not None:

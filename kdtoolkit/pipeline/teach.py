@@ -60,9 +60,9 @@ def built(member: Member, rows: TaskRows) -> Teacher:
     teacher = member.build(rows.task)
     if teacher.ready and member.section.members > 1:
         cause = f"is ready to teach '{rows.task.name}' as it is, so that its {member.section.members} members were one"
-        raise InputError(
-            f"teacher '{member.section.name}'", cause, "leave members out, or set `head: new` to train them"
-        )
+        trains = "head" in plugins.options(plugins.plugin("teacher", member.plugin))
+        remedy = "leave members out" + (", or set `head: new` to train them" if trains else "")
+        raise InputError(f"teacher '{member.section.name}'", cause, remedy)
     if teacher.foreign_labels is not None and member.section.members < member.count:
         theirs, ours = ", ".join(teacher.foreign_labels), ", ".join(rows.task.labels)
         raise InputError(

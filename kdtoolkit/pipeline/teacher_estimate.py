@@ -40,7 +40,10 @@ Examine = Callable[[Recipe, Mapping[str, TaskRows], Path, CheckReport], None]
 
 @dataclass
 class _Untrained:
-    """A section of the recipe that is trained first; one of its teachers, and the tasks that it teaches."""
+    """A section of the recipe that is trained first; one of its teachers, and the tasks that it teaches.
+
+    teacher: ready where the joint training is done already and only the refinement is left.
+    """
 
     member: Member
     teacher: Teacher
@@ -68,15 +71,17 @@ def examine_teachers(
             with collected(problems):
                 teacher = built(member, data[name])
                 teachers.append(teacher)
-                if teacher.ready:
+                if teacher.ready and not teacher.refines:
                     _ready(member, teacher, data[name], _texts(data[name], generated), report)
                 else:
                     gold = int(has_label(gold_rows(data[name])).sum())
+                    what = "refined" if teacher.ready else "fine-tuned"
                     report.lines.append(
-                        f"{name}: teacher {member.name}: will be fine-tuned on {gold:,} labelled rows first"
+                        f"{name}: teacher {member.name}: will be {what} on {gold:,} labelled rows first"
                     )
                     found = untrained.setdefault(member.place, _Untrained(member, teacher, []))
                     found.tasks += [name] if name not in found.tasks else []
+                    found.teacher = teacher if found.teacher.ready else found.teacher
                 teacher.close()
         if name in generated:
             with collected(problems):
@@ -143,12 +148,13 @@ def _training(
         for name, some in characters.items()
     }
     gold = {name: int(has_label(gold_rows(data[name])).sum()) for name in characters}
+    seconds, steps = 0.0, 0
     own = {key: options[key] for key in ("epochs", "batch_rows", "accumulate", "max_steps") if key in options}
-    if found.teacher.joint:
+    if found.teacher.joint and not found.teacher.ready:
         whole = length(sum(gold[name] for name in learned), **own)
         mean = sum(gold[name] * tokens[name] for name in learned) / max(sum(gold[name] for name in learned), 1)
         seconds, steps = training_seconds(trial, whole, mean), whole.steps
-    else:
+    elif not found.teacher.ready:
         each = {name: length(gold[name], **own) for name in learned}
         seconds = sum(training_seconds(trial, each[name], tokens[name]) for name in learned)
         steps = sum(some.steps for some in each.values())
@@ -157,15 +163,18 @@ def _training(
     refining = 0.0
     if isinstance(refine, Mapping):
         epochs = float(refine.get("epochs", REFINE_EPOCHS))
-        again = {name: length(gold[name], **{**own, "epochs": epochs, "max_steps": None}) for name in found.tasks}
+        again = {name: length(gold[name], **{**own, "epochs": epochs}) for name in found.tasks}
         refining = kept * sum(training_seconds(trial, again[name], tokens[name]) for name in found.tasks)
     labelling = kept * sum(answering_seconds(trial, _texts(data[n], generated), tokens[n]) for n in found.tasks)
     report.estimate.add("teaching", count * seconds + refining)
     report.estimate.add("labelling", labelling)
     what = "one model of all" if found.teacher.joint else "one a task"
-    report.lines += [
-        f"teacher {member.section.name}: {steps:,} steps{f' for each of {count} members' if count > 1 else ''} "
+    training = (
+        f"{steps:,} steps{f' for each of {count} members' if count > 1 else ''} "
         f"({what}: {', '.join(learned)}), about {duration(count * seconds)}"
+    )
+    report.lines += [
+        f"teacher {member.section.name}: {'trained already' if found.teacher.ready else training}"
         + (f", and its refinement {duration(refining)}" if refining else "")
         + f"; its answers about {duration(labelling)} (a few steps were timed here; by tokens)",
         f"teacher {member.section.name}: {trial.parameters:,} parameters; memory of its training "
@@ -181,7 +190,7 @@ def _options(member: Member) -> dict[str, Any]:
 
 def _learned(found: _Untrained, data: Mapping[str, TaskRows]) -> list[str]:
     """The tasks on whose gold rows it is trained."""
-    if not found.teacher.learns_all:
+    if found.teacher.ready or not found.teacher.learns_all:
         return found.tasks
     return [name for name in data if name in found.tasks or has_label(gold_rows(data[name])).any()]
 

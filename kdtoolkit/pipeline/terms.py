@@ -41,12 +41,14 @@ def further_terms(
         chosen = [i for i, task in enumerate(tasks) if _has(recipe, section, task) and only in (None, i)]
         if not chosen:
             continue
+        theirs = [shapes.get(tasks[i].name) for i in chosen]
+        teacher = next((shape for shape in theirs if shape is not None), None)
         try:
-            term = _build(section, number, student, [tasks[i] for i in chosen], shapes)
+            term = _build(section, number, student, [tasks[i] for i in chosen], theirs, teacher)
         except InputError as error:
             problems.append(str(error))
             continue
-        found.append(FurtherTerm(_label(recipe, number), term, section.weight, frozenset(chosen)))
+        found.append(FurtherTerm(_label(recipe, number), term, section.weight, frozenset(chosen), teacher))
     if problems:
         raise InputErrors("recipe", problems)
     return found
@@ -83,11 +85,14 @@ def _label(recipe: Recipe, number: int) -> str:
 
 
 def _build(
-    section: TermSection, number: int, student: Student, tasks: Sequence[Task], shapes: Mapping[str, Shape | None]
+    section: TermSection,
+    number: int,
+    student: Student,
+    tasks: Sequence[Task],
+    theirs: Sequence[Shape | None],
+    teacher: Shape | None,
 ) -> Term:
     place = f"objective.terms.{number} ({section.name})"
-    theirs = [shapes.get(task.name) for task in tasks]
-    teacher = next((shape for shape in theirs if shape is not None), None)
     try:
         term = known.TERMS[section.name](student.shape, teacher, **section.options)
     except (TypeError, ValueError) as error:

@@ -117,7 +117,10 @@ def _constructor(classes: dict[str, ast.ClassDef], name: str) -> ast.FunctionDef
 
 
 def _type(annotation: ast.expr | None) -> Any:
-    """The annotation as a type if it is made of int, float, str, bool, None, Literal, list and |; else Any."""
+    """The annotation as a type if it is made of int, float, str, bool, None, Literal, lists, mappings and |; else Any.
+
+    What is in a mapping is left to the constructor.
+    """
     if isinstance(annotation, ast.Constant):
         return None if annotation.value is None else Any
     if isinstance(annotation, ast.Name):
@@ -128,6 +131,8 @@ def _type(annotation: ast.expr | None) -> Any:
     if isinstance(annotation, ast.Subscript) and getattr(annotation.value, "id", None) == "list":
         item = _type(annotation.slice)
         return list if item is Any else list[item]  # type: ignore[valid-type]  # built at run time
+    if isinstance(annotation, ast.Subscript) and getattr(annotation.value, "id", None) in ("Mapping", "dict"):
+        return dict
     if isinstance(annotation, ast.Subscript) and getattr(annotation.value, "id", None) == "Literal":
         items = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
         values = tuple(item.value for item in items if isinstance(item, ast.Constant))

@@ -19,26 +19,25 @@ def chosen_variant(
 
     A recipe that was written out names its variant and has no `variants` any more: nothing is to be done then.
     """
-    rest, asked = [], None
+    rest, asked, name = [], False, recipe.get(KEY)
     for text in overrides:
         parsed = parse_override(text)
         if isinstance(parsed, Problem) or parsed[0] != (KEY,):
             rest.append(text)
         else:
-            asked = parsed[1]
+            asked, name = True, parsed[1]
     variants = recipe.get("variants") or {}
-    name = recipe.get(KEY) if asked is None else asked
     if not isinstance(variants, dict) or not all(isinstance(changes, dict) for changes in variants.values()):
         return recipe, rest, []  # the schema says what is wrong with it
     changed = {key: value for key, value in recipe.items() if key != "variants"}
-    if name is None:
-        return changed, rest, []
+    if asked:
+        origins[(KEY,)] = "--set variant"
+    if not isinstance(name, str):
+        return {**changed, KEY: name}, rest, []  # none, or the schema says what is wrong with it
     if name not in variants:
-        if asked is None and not variants:
+        if not asked and not variants:
             return changed, rest, []
-        remedy = did_you_mean(str(name), variants) if variants else "the recipe has none"
-        if asked is not None:
-            origins[(KEY,)] = "--set variant"
+        remedy = did_you_mean(name, variants) if variants else "the recipe has none"
         return changed, rest, [Problem((KEY,), f"there is no variant '{name}'; {remedy}")]
     problems = []
     for key, value in variants[name].items():

@@ -167,6 +167,13 @@ def text(words):
 def fails(words):
     raise KeyError("verb")
 
+class Table:
+    def __repr__(self):
+        return "[[1 2]\\n   [3 4]]"
+
+def table(words):
+    return Table()
+
 thing = 3
 """
 
@@ -192,6 +199,7 @@ def test_a_tagger_of_ones_own_decides_what_is_exchanged_for_what(splits, tmp_pat
         ("short", "gave 2 tags for the 3 words of 'a good film'.*one tag for each word"),
         ("numbers", r"gave \[1, 1, 1\], no list of tags"),
         ("text", "gave 'xxx', no list of tags"),
+        ("table", r"gave \[\[1 2\] \[3 4\]\], no list of tags"),
         ("fails", "failed on 3 words .KeyError: 'verb'."),
     ],
 )

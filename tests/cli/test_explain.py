@@ -125,6 +125,11 @@ def test_without_a_name_all_are_listed(run):
     [
         (("objective", "dkdd"), "there is no objective of this name; did you mean 'dkd'?"),
         (("objektive",), "did you mean 'objective'?"),
+        (("dkd",), "did you mean `kdtool explain objective dkd`?"),
+        (("linear",), "did you mean `kdtool explain head linear` or `kdtool explain schedule linear`?"),
+        (("objective", "DKD"), "did you mean dkd?"),
+        (("objective", "tinybert"), "did you mean attention or hidden or embedding?"),
+        (("objective", "KL"), "did you mean 'kl'?"),
         (("sampler", "dkd"), "known: annealed, capped, power, size, uniform"),
     ],
 )

@@ -127,3 +127,17 @@ def test_states_of_whole_texts_suit_a_student_that_reads_other_tokens(tmp_path):
     collator = Collator(TASKS, arrays(tmp_path, of), TEMPLATE, pairs="separate")
     batch = collator(np.array([5, 6]))
     assert batch.features["first/1"].shape == (2, 4) and batch.tokens.ids.shape[0] == 4
+
+
+@pytest.mark.parametrize("other", [Shape(3, 8, 4), Shape(2, 2, 1)], ids=["wider", "narrower"])
+def test_teachers_of_different_sizes_meet_in_a_batch(tmp_path, other):
+    names = ("first/1", "hidden/2", "attention/1", "keys/2")
+    of = sources(names)
+    of["pairs"].shape = other
+    batch = Collator(TASKS, arrays(tmp_path, of), TEMPLATE, pairs="joint")(np.array([5, 2, 7]))
+    for place, (task, own) in enumerate([("pairs", 1), ("single", 2)]):
+        for name in names:
+            shape = FeatureName.parse(name).shape(of[task].shape, of[task].lengths()[own])
+            expected = np.zeros_like(batch.features[name][place].numpy())
+            expected[tuple(map(slice, shape))] = of[task].item(own, name, shape)
+            np.testing.assert_array_equal(batch.features[name][place].numpy(), expected)

@@ -96,3 +96,13 @@ def test_labels_for_which_the_order_matters_are_warned_of(prepare, labels, warne
              for split, rows in (("train", some(4)), ("dev", DEV))}  # fmt: skip
     notes = prepare(files).notes
     assert any("does not say that (b, a) is" in note for note in notes) == warned
+
+
+def test_a_pair_that_is_measured_the_other_way_round_is_not_turned_into_it(prepare):
+    dev = [*DEV, ("b1", "a1", "yes")]
+    rows = prepare(
+        {"train": some(4), "dev": dev, "test": [("b2", "a2", "no")], "teacher": [("a1", "b1", "yes"), *some(1)]}
+    )
+    trained = [pair[:2] for split in ("train", "teacher") for pair in pairs(rows.splits[split])]
+    assert ("b1", "a1") not in trained and ("b2", "a2") not in trained
+    assert ("a1", "b1") in trained and ("b0", "a0") in trained and ("b3", "a3") in trained

@@ -14,6 +14,7 @@ from kdtoolkit.objectives.further import FurtherTerm
 from kdtoolkit.objectives.terms import Term
 from kdtoolkit.recipe.schema import Objective
 from kdtoolkit.schedule import Schedule
+from kdtoolkit.shape import Shape
 from kdtoolkit.student import Tokens
 from kdtoolkit.tasks import Task
 
@@ -173,3 +174,35 @@ def test_the_baseline_has_no_terms_and_neither_have_rows_without_states():
     made.features = made.featured = None
     result = objective(further(term))(heads, made, 0)
     assert torch.equal(result.loss, objective()(heads, made, 0).loss) and not term.seen
+
+
+def test_where_a_row_is_one_sequence_rows_read_apart_are_refused_and_those_of_other_tasks_are_none_of_its_business():
+    heads, made = batch(6)
+    made.second = torch.where(made.tasks == 1, torch.arange(6).flip(0), made.first)
+    term = Distance()
+    term.joint = True
+    objective(further(term, tasks=(0, 2)))(heads, made, 0)
+    assert len(term.seen) == 2
+    with pytest.raises(ValueError, match="reads the two texts of a row apart"):
+        objective(further(term, tasks=(1,)))(heads, made, 0)
+
+
+def test_a_term_reads_as_many_columns_as_its_own_teacher_has():
+    heads, made = batch(6)
+    alone = Distance()
+    expected = objective(further(alone, tasks=(0,)))(heads, made, 0)
+    made.features = {"first/1": torch.nn.functional.pad(made.features["first/1"], (0, 3))}
+    beside = Distance()
+    found = objective(further(beside, tasks=(0,))._replace(sizes=Shape(1, 2)))(heads, made, 0)
+    assert torch.equal(found.loss, expected.loss)
+    assert torch.equal(beside.seen[0].teacher["first/1"], alone.seen[0].teacher["first/1"])
+
+
+def test_rows_without_a_label_do_not_have_a_term_that_needs_one():
+    heads, made = batch(6)  # row 0 has no label
+    term = Outputs()
+    assert objective(further(term, tasks=(0,)))(heads, made, 0).term_rows.tolist() == [[2, 0, 0]]
+    term.labelled = True
+    found = objective(further(term, tasks=(0,)))(heads, made, 0)
+    assert found.term_rows.tolist() == [[1, 0, 0]]
+    assert torch.equal(term.seen[1].student_logits, term.seen[0].student_logits[1:])

@@ -11,7 +11,7 @@ import yaml
 import kdtoolkit
 from kdtoolkit.errors import InputError, InputErrors
 from kdtoolkit.evaluate import combined, scores
-from kdtoolkit.pipeline.ensemble import FILE, Standing, chosen, fitted
+from kdtoolkit.pipeline.ensemble import FILE, Standing, chosen, described, fitted
 from kdtoolkit.pipeline.members import members
 from kdtoolkit.recipe import Recipe
 from kdtoolkit.recipe.load import recipe_from_dict
@@ -326,6 +326,17 @@ def test_members_of_a_teacher_that_is_ready_are_refused(mood, bert, tmp_path):
     teacher = {"name": str(bert(labels=["low", "high"])), "members": 2}
     with pytest.raises(InputError, match=r"its 2 members were one.*head: new"):
         kdtoolkit.distill(mood(teachers=[teacher]), tmp_path / "run")
+
+
+def test_what_cannot_be_trained_is_not_told_to_take_a_new_head(mood, tiny, tmp_path):
+    teacher = {"name": f"python:{tiny / 'teacher_module.py'}:score", "members": 2}
+    with pytest.raises(InputError, match=r"(?m)its 2 members were one; leave members out$"):
+        kdtoolkit.distill(mood(teachers=[teacher]), tmp_path / "run")
+
+
+def test_values_that_no_member_takes_are_not_said_to_vary():
+    section = TeacherSection.model_validate({"name": "b", "members": 2, "vary": {"dropout": [0.1, 0.2, 0.3]}})
+    assert described(section) == "2 members (dropout 0.1, 0.2 in turn), each with its own seed"
 
 
 def test_members_that_answer_other_labels_are_refused_by_check_with_both(mood, bert):

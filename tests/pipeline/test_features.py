@@ -186,6 +186,16 @@ def test_tasks_have_the_terms_that_are_theirs(two_tasks, run_of, events, batch):
     assert names == {"mood": ["first/1", "hidden/1", "hidden/2"], "likeness": ["first/1"]}
 
 
+def test_a_mixed_batch_may_hold_states_of_two_sizes_and_pairs_that_are_read_apart(two_tasks, bert, run_of, events):
+    of_singles, of_pairs = ({"name": "rkd", "tasks": [task]} for task in ("mood", "likeness"))
+    values = two_tasks([{**PKD, "tasks": ["mood"]}, of_singles, of_pairs], sampler={"batch": "mixed"})
+    values["teachers"][1]["name"] = str(bert(labels=["v"], problem_type="regression", hidden_size=32))
+    values["student"], values["train"]["batch_rows"] = {**BILSTM, "pairs": "separate"}, 24
+    _, run = run_of(values)
+    scalars, _ = events(run / "tensorboard/student")
+    assert {"loss_pkd/mood", "loss_rkd_1/mood", "loss_rkd_2/likeness"} <= set(scalars)
+
+
 def test_students_apart_and_refined_ones_have_terms_of_their_own(two_tasks, run_of, events):
     train, refine = {"joint": False}, {"epochs": 1, "alpha": 0.5}
     terms = [{**HIDDEN, "tasks": ["mood"]}, PKD]

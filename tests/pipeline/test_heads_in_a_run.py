@@ -73,7 +73,8 @@ def ranked(tmp_path, recipe):
 @pytest.mark.parametrize("batch", ["one_task", "mixed"])
 def test_a_ranked_task_learns_from_its_groups_and_is_measured(ranked, run_of, batch):
     values = ranked(train={"epochs": 8}, sampler={"batch": batch})
-    _, folder = run_of(values)
+    results, folder = run_of(values)
+    assert any("answers: the head 'ranking' learns which candidate" in note for note in results["notes"])
     found = []
     student = kdtoolkit.load(folder)
     rows = list(candidates(15, seed=2))

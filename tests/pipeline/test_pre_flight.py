@@ -8,7 +8,7 @@ import re
 import pytest
 
 from kdtoolkit import InputError
-from kdtoolkit.pipeline import check
+from kdtoolkit.pipeline import check, teacher_estimate
 from kdtoolkit.pipeline import pre_flight as module
 from kdtoolkit.recipe.load import recipe_from_dict
 
@@ -115,6 +115,25 @@ def test_a_teacher_of_all_tasks_is_counted_once_with_its_refinement(recipe, bert
     assert "and its refinement" not in lines
     lines, _ = said(recipe(teachers=[{**section, "refine": {"epochs": 2}}]))
     assert ", and its refinement " in training_line(lines, "teacher ")
+
+
+def test_the_steps_of_a_refinement_are_counted_whoever_trained_the_teacher(recipe, bert, run_of, monkeypatch):
+    section = {"multitask": True, "batch_rows": 20, "epochs": 1}
+    first = recipe(teachers=[{**section, "name": str(bert(head=False)), "max_steps": 2}])
+    _, folder = run_of({**first, "train": {"max_steps": 1}, "evaluate": {"baseline": False, "latency": False}})
+    monkeypatch.setattr(teacher_estimate, "training_seconds", lambda trial, train, tokens: float(train.steps))
+
+    def examined(**options):
+        name = str(folder / "teacher" / "joint-0")
+        return check(recipe_from_dict(recipe(teachers=[{**section, "name": name, **options}])))
+
+    assert "teaching" not in examined().estimate.seconds
+    report = examined(refine={"epochs": 2})
+    # 2 epochs of 220 rows in steps of 20, for each of two tasks; nothing is left of the joint training.
+    assert report.estimate.seconds["teaching"] == 44 and "labelling" in report.estimate.seconds
+    lines = "\n".join(report.lines)
+    assert ": will be refined on 220 labelled rows first" in lines and ": trained already, and its refinement " in lines
+    assert examined(refine={"epochs": 2}, max_steps=4).estimate.seconds["teaching"] == 8
 
 
 def test_the_memory_of_teacher_and_student_says_what_is_counted_and_what_measured(mood, bert):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from kdtoolkit.errors import InputErrors
+from kdtoolkit.recipe.checks.training import warnings
 from kdtoolkit.recipe.load import recipe_from_dict
 
 GOOD = {"tasks": ["sst2", "mrpc"], "teachers": ["bert-large"]}
@@ -25,6 +28,8 @@ MIXED = {"sampler": {"batch": "mixed"}}
         ({"optimizer": {"name": "sgd", "epsilon": 1e-6}}, "optimizer.epsilon: sgd "),
         ({"optimizer": {"betas": [0.9, 1.0]}}, "optimizer.betas: 1 is not between 0 and 1"),
         ({"optimizer": {"layer_decay": 0.0}}, "optimizer.layer_decay: "),
+        ({"refine": {"alpha": 1.5}}, "refine.alpha: 1.5 is not between 0 .* and 1"),
+        ({"refine": {"alpha": {"from": -0.5, "to": 1.0}}}, "refine.alpha: -0.5 is not between 0 .* and 1"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_with_the_way_out(sections, expected):
@@ -46,3 +51,23 @@ def test_options_that_do_not_fit_are_refused_with_the_way_out(sections, expected
 )
 def test_options_that_fit_are_taken(sections):
     recipe_from_dict({**GOOD, **sections})
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"balance": {"weights": "dwa"}, "train": {"epochs": 2}}, "nothing before the third epoch, and .*epochs is 2"),
+        ({"balance": {"weights": "dwa"}, "tasks": ["sst2"]}, "balance.weights: dwa balances tasks, and there is one"),
+        ({"balance": {"gradients": "pcgrad"}, "tasks": ["sst2"], **MIXED}, "balance.gradients: pcgrad balances tasks"),
+        ({"sampler": {"exponent": {"from": 1.0, "to": 0.2}}, "train": {"epochs": 1}}, "with one epoch it stays"),
+    ],
+)
+def test_what_changes_nothing_is_said(sections, expected):
+    (said,) = warnings(recipe_from_dict({**GOOD, **sections}))
+    assert re.search(expected, said)
+
+
+def test_what_does_its_work_is_not_warned_of():
+    asked = {"balance": {"weights": "dwa", "gradients": "pcgrad"}, "train": {"epochs": 3}}
+    sampler = {"batch": "mixed", "exponent": {"from": 1.0, "to": 0.2}}
+    assert warnings(recipe_from_dict({**GOOD, **asked, "sampler": sampler})) == []

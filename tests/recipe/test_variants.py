@@ -43,6 +43,18 @@ def test_the_recipe_itself_may_name_one(recipe):
     assert load_recipe(recipe, overrides=["variant=short"]).train.joint is True
 
 
+def test_the_one_that_the_recipe_names_can_be_taken_back(recipe):
+    recipe.write_text(TEXT + "variant: apart\n", encoding="utf-8")
+    loaded = load_recipe(recipe, overrides=["variant=null"])
+    assert (loaded.variant, loaded.train.joint) == (None, True)
+
+
+@pytest.mark.parametrize("value", ["[apart, short]", "{short: 1}", "3"])
+def test_what_is_no_name_is_refused(recipe, value):
+    with pytest.raises(InputError, match="--set variant: expected text, received "):
+        load_recipe(recipe, overrides=[f"variant={value}"])
+
+
 def test_a_resolved_recipe_keeps_what_was_changed_after_it(recipe):
     first = load_recipe(recipe, overrides=["variant=short", "train.epochs=7"])
     again = recipe_from_dict(read_yaml(resolved_yaml(first)).value)

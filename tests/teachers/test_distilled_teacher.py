@@ -212,6 +212,40 @@ def test_the_fingerprint_follows_the_recipe_and_the_teachers_within(nested, modu
     assert len({first, *found}) == 8
 
 
+def test_the_fingerprint_follows_teachers_of_other_tasks_that_are_made_from_a_recipe_or_from_nothing(nested, module):
+    score = {"name": f"python:{module}:score", "tasks": ["mood"]}
+    distance = {"name": f"python:{module}:distance"}
+    joint = {"name": "joint", "tasks": ["likeness"]}
+
+    def fingerprint(other):
+        return distilled(nested(teachers=[score, other])).fingerprint
+
+    def inner(**changes):
+        return {"name": "distilled", "tasks": ["likeness"], "recipe": nested(teachers=[distance], **changes)}
+
+    found = [fingerprint(joint), fingerprint({**joint, "epochs": 1}), fingerprint(inner()),
+             fingerprint(inner(train={"epochs": 2}))]  # fmt: skip
+    assert len(set(found)) == 4 and fingerprint(inner()) == found[2]
+    module.write_text(module.read_text() + "\n# another teacher\n")
+    assert fingerprint(inner()) not in found
+
+
+def test_the_fingerprint_follows_the_code_of_a_student_of_the_users_own(nested, tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from kdtoolkit import Student\nfrom torch import nn\n"
+        "class Own(Student):\n"
+        "    def __init__(self, vocab_size: int, *, width: int = 4) -> None:\n"
+        "        super().__init__(width=width)\n        self.embed = nn.Embedding(vocab_size, width)\n"
+        "    def encode(self, batch):\n        return self.embed(batch.ids).mean(1)\n"
+    )
+    recipe = nested(student={"name": f"{file}:Own"})
+    first = distilled(recipe).fingerprint
+    assert distilled(recipe).fingerprint == first
+    file.write_text(file.read_text() + "\n# another student\n")
+    assert distilled(recipe).fingerprint != first
+
+
 OUTER = {"tasks": ["sst2", "mrpc"], "data": {"folder": "x"}}
 
 

@@ -48,12 +48,14 @@ class Term(nn.Module, ABC):
     joint: whether a row must be one sequence of the student's, so that a student that reads the two texts of a pair
     apart cannot have it for tasks of pairs. True wherever `tokens` is.
     outputs: whether it reads logits.
+    labelled: whether rows without a gold class do not have it.
     """
 
     rowwise: bool = True
     tokens: bool = False
     joint: bool = False
     outputs: bool = False
+    labelled: bool = False
 
     @property
     @abstractmethod

@@ -53,6 +53,7 @@ class DKD(Term):
     """
 
     outputs = True
+    labelled = True
 
     def __init__(
         self,
@@ -67,6 +68,8 @@ class DKD(Term):
         for name, weight in (("target", target), ("non_target", non_target)):
             if weight < 0:
                 raise ValueError(f"{name}: a weight of {weight:g} is negative; 0 leaves it out")
+        if target == non_target == 0:
+            raise ValueError("target and non_target both weigh 0, so nothing would be learned")
         if temperature is not None and temperature <= 0:
             raise ValueError(f"temperature: {temperature:g} is not positive; the paper's is 4")
         self.target, self.non_target, self.temperature = target, non_target, temperature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -53,7 +54,10 @@ class MiniLMv2(Term):
         self.heads = teacher_heads if heads is None else heads
         for side, shape in (("student", own), ("teacher", other)):
             if self.heads < 1 or shape.width % self.heads:
-                raise ValueError(f"heads: {self.heads} relation heads do not divide the {side}'s width {shape.width}")
+                raise ValueError(
+                    f"heads: {self.heads} relation heads do not divide the {side}'s width {shape.width}; set heads to "
+                    f"{math.gcd(own.width, other.width)}, or to a number that divides this"
+                )
         self.weights = {"queries": queries, "keys": keys, "values": values}
         for name, weight in self.weights.items():
             if weight < 0:

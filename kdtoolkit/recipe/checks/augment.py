@@ -20,6 +20,9 @@ def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
     yield from _tasks(recipe, names)
     if rules.mask == rules.replace == rules.ngram == 0:
         yield Problem(("augment",), "mask, replace and ngram are all 0, so no text would change")
+    if rules.mask + rules.replace > 1 + 1e-9:
+        message = f"a word is masked, replaced or kept, and mask and replace add up to {rules.mask + rules.replace:g}"
+        yield Problem(("augment",), f"{message}; lower one of them")
     token = rules.mask_token
     if not token or any(c.isspace() or c in NOT_IN_A_WORD for c in token):
         marks = " ".join(sorted(NOT_IN_A_WORD))

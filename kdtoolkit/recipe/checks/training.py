@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...schedule import extremes
+from ...schedule import Schedule, extremes
 from ..document import Problem
 from ..schema import Balance, Optimizer, Recipe
 
@@ -19,12 +19,36 @@ OPTIMIZERS_OF = {
 
 
 def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
-    """What is wrong with sampler, balance and optimizer."""
+    """What is wrong with sampler, balance, optimizer and refinement."""
     low, _ = extremes(recipe.sampler.exponent)
     if low < 0:
         yield Problem(("sampler", "exponent"), f"{low:g} is negative; 0 is uniform, 1 is by size")
     yield from _balance(recipe)
     yield from _optimizer(recipe.optimizer)
+    if recipe.refine is not None:
+        low, high = extremes(recipe.refine.alpha)
+        if not 0 <= low <= high <= 1:
+            message = f"{high if low >= 0 else low:g} is not between 0 (teacher only) and 1 (gold rows alone)"
+            yield Problem(("refine", "alpha"), message)
+
+
+def warnings(recipe: Recipe) -> list[str]:
+    """What sampler and balance are asked for and cannot do. For `kdtool check`; what is impossible is a Problem."""
+    said, balance = [], recipe.balance
+    if recipe.train.joint and len(recipe.tasks) == 1:
+        asked = {"weights": balance.weights == "dwa", "gradients": balance.gradients == "pcgrad"}
+        said += [
+            f"balance.{key}: {getattr(balance, key)} balances tasks, and there is one, so it changes nothing"
+            for key, it_is in asked.items()
+            if it_is
+        ]
+    elif balance.weights == "dwa" and recipe.train.epochs <= 2:
+        said.append(
+            f"balance.weights: dwa changes nothing before the third epoch, and train.epochs is {recipe.train.epochs:g}"
+        )
+    if isinstance(recipe.sampler.exponent, Schedule) and recipe.train.epochs <= 1:
+        said.append("sampler.exponent: the schedule is read once an epoch, so with one epoch it stays where it begins")
+    return said
 
 
 def _balance(recipe: Recipe) -> Iterator[Problem]:

@@ -114,6 +114,8 @@ def test_dkd_weights_are_not_negative():
         DKD(None, None, non_target=-1.0)
     with pytest.raises(ValueError, match="rows: a weight of -2 is negative"):
         DIST(None, None, rows=-2.0)
+    with pytest.raises(ValueError, match="target and non_target both weigh 0"):
+        DKD(None, None, target=0.0, non_target=0.0)
     with pytest.raises(ValueError, match="rows and columns both weigh 0"):
         DIST(None, None, rows=0.0, columns=0.0)
 
