@@ -46,7 +46,7 @@ types: install
 	$(BIN)/mypy
 
 unit: install teacher
-	$(BIN)/python -m pytest -m 'not slow and not gpu' --durations=15
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu' --durations=15
 
 test-slow: install teacher  ## long runs: kill and resume, full installs, the README's commands
 	$(BIN)/python -m pytest -m 'slow and not gpu' --durations=0
