@@ -48,7 +48,8 @@ class Estimate:
 def length(rows: int, *, epochs: float, batch_rows: int, accumulate: int = 1, max_steps: int | None = None) -> Length:
     """Steps and visits of a training on `rows` rows: an epoch is ceil(rows / (batch_rows * accumulate)) steps."""
     per_step = batch_rows * accumulate
-    steps = math.ceil(epochs * math.ceil(rows / per_step))
+    # Less a rounding error, as BatchPlan has it.
+    steps = max(math.ceil(epochs * math.ceil(rows / per_step) - 1e-6), 1)
     if max_steps is not None:
         steps = min(steps, max_steps)
     return Length(min(epochs * rows, steps * per_step), steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kdtoolkit import Example, Task
@@ -35,6 +35,7 @@ def test_steps_and_visits_by_hand():
     assert length(100, epochs=0.5, batch_rows=32) == Length(50, 2)
 
 
+@example(rows=430, epochs=1.1, batch_rows=1, accumulate=1)
 @given(st.integers(1, 5000), st.floats(0.1, 9), st.integers(1, 64), st.integers(1, 4))
 def test_steps_are_those_of_the_batch_plan(rows, epochs, batch_rows, accumulate):
     from kdtoolkit.data.batch_plan import BatchPlan
