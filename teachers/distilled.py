@@ -7,12 +7,11 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from kdtoolkit import Example, InputError, Recipe, Task, Teacher, plugins
@@ -24,10 +23,8 @@ from kdtoolkit.recipe.names import resolve_student, resolve_teacher
 from kdtoolkit.recipe.nested import nested_recipe
 from kdtoolkit.recipe.pretrained import TEACHER, checkpoint_of
 from kdtoolkit.recipe.schema import TeacherSection
-from kdtoolkit.shape import Shape
-from kdtoolkit.teacher import Features
+from kdtoolkit_teachers.made_here import MadeHere
 from kdtoolkit_teachers.python import source_of
-from kdtoolkit_teachers.run import RunTeacher
 
 DEV_ROWS = 200
 """Rows of train on which the run within measures itself, because every run does; the figures are thrown away."""
@@ -37,7 +34,7 @@ PLACE = "teacher 'distilled': recipe"
 _tried: set[str] = set()
 
 
-class DistilledTeacher(Teacher):
+class DistilledTeacher(MadeHere):
     """A student of other teachers, distilled in the teach stage on the rows that any teacher gets; then it teaches.
 
     recipe: how, as the keys of a recipe (student, teachers, objective, train, ...) or the name or file of one. Tasks,
@@ -49,13 +46,10 @@ class DistilledTeacher(Teacher):
     Raises InputError for what is wrong with the teachers or the student of that recipe.
     """
 
-    joint = True
-
     def __init__(self, source: str, task: Task, *, recipe: str | dict[str, Any]) -> None:
         super().__init__(source, task)
         self._recipe = recipe
-        self._trained = RunTeacher(source, task) if (Path(source) / "config.json").is_file() else None
-        if self._trained is None:
+        if self.trained is None:
             _try_student(self._nested())
             for section in self._nested().teachers_of(task.name):
                 _built(section, task).close()
@@ -65,33 +59,13 @@ class DistilledTeacher(Teacher):
         return nested_recipe(self._recipe, [_section(self.task)])
 
     @property
-    def ready(self) -> bool:
-        """Whether `source` is the folder of a trained one."""
-        return self._trained is not None
-
-    @property
     def fingerprint(self) -> str:
         """That of the trained student; before, a hash of the recipe, of its teachers and of the files it reads."""
-        if self._trained is not None:
-            return self._trained.fingerprint
+        if self.trained is not None:
+            return self.trained.fingerprint
         digest = blake2b(digest_size=16)
         _hash_recipe(digest, self._nested(), self.task, taught=True)
         return digest.hexdigest()
-
-    def logits(self, examples: Sequence[Example]) -> np.ndarray:
-        """The student's outputs, (rows, outputs) float32."""
-        if self._trained is None:
-            raise RuntimeError("the distilled teacher is not trained yet: the teach stage does it")
-        return self._trained.logits(examples)
-
-    @property
-    def shape(self) -> Shape | None:
-        """That of the student."""
-        return self._trained.shape if self._trained is not None else None
-
-    def features(self, examples: Sequence[Example], names: Sequence[str]) -> Features:
-        """What the student shows."""
-        return super().features(examples, names) if self._trained is None else self._trained.features(examples, names)
 
     def fine_tune_jointly(
         self, tasks: Mapping[str, Task], rows: Mapping[str, Rows], folder: Path, *, seed: int
@@ -124,14 +98,6 @@ class DistilledTeacher(Teacher):
             # The model card tells figures of rows that it was trained on.
             shutil.copytree(run.student, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
         shutil.rmtree(work)
-
-    def parameters(self) -> int | None:
-        """Those of the student."""
-        return self._trained.parameters() if self._trained is not None else None
-
-    def bytes(self) -> int | None:
-        """Size of the student's weights."""
-        return self._trained.bytes() if self._trained is not None else None
 
 
 def _section(task: Task) -> dict[str, Any]:

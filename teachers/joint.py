@@ -6,29 +6,27 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from kdtoolkit import Example, Recipe, Task, Teacher, plugins
+from kdtoolkit import Recipe, Task, plugins
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.errors import InputErrors
 from kdtoolkit.recipe.load import recipe_from_dict
 from kdtoolkit.recipe.names import resolve_student
 from kdtoolkit.shape import Shape
-from kdtoolkit.teacher import Features
+from kdtoolkit_teachers.made_here import MadeHere
 from kdtoolkit_teachers.python import source_of
-from kdtoolkit_teachers.run import RunTeacher
 
 READS = ("init_from", "model", "source", "vectors")
 """Options of students and tokenizers that name files or folders."""
 
 
-class JointTeacher(Teacher):
+class JointTeacher(MadeHere):
     """A student-shaped model trained jointly on all tasks' gold rows in the teach stage; then it teaches.
 
     student: its architecture, as under `student:` of a recipe (a name, or a mapping with the constructor's arguments).
@@ -37,8 +35,6 @@ class JointTeacher(Teacher):
     (each task's share is its size to that power).
     Joint training on all tasks: Liu et al. 2019 (arXiv:1901.11504), section 3; as a teacher: MKD (arXiv:1911.03588).
     """
-
-    joint = True
 
     def __init__(
         self,
@@ -62,8 +58,7 @@ class JointTeacher(Teacher):
             "data": {"max_tokens": max_tokens},
             "sampler": {"exponent": sampler_exponent},
         }
-        self._trained = RunTeacher(source, task) if (Path(source) / "config.json").is_file() else None
-        if self._trained is None:
+        if self.trained is None:
             self._refuse_options()
 
     def _refuse_options(self) -> None:
@@ -76,15 +71,10 @@ class JointTeacher(Teacher):
             raise InputErrors(place, [f"{place}: {problem}" for problem in error.problems]) from error
 
     @property
-    def ready(self) -> bool:
-        """Whether `source` is the folder of a trained one."""
-        return self._trained is not None
-
-    @property
     def fingerprint(self) -> str:
         """That of the trained model; before, a hash of what it will be: options, the student's code, files it reads."""
-        if self._trained is not None:
-            return self._trained.fingerprint
+        if self.trained is not None:
+            return self.trained.fingerprint
         recipe = Recipe.model_validate({"tasks": [self.task.name], **self._sections})
         cls = plugins.plugin("student", resolve_student(recipe.student)[0])
         code = source_of(sys.modules[cls.__module__])
@@ -99,29 +89,17 @@ class JointTeacher(Teacher):
                             digest.update(hashlib.file_digest(opened, "sha256").digest())
         return digest.hexdigest()
 
-    def logits(self, examples: Sequence[Example]) -> np.ndarray:
-        """The trained model's outputs, (rows, outputs) float32."""
-        if self._trained is None:
-            raise RuntimeError("the joint teacher is not trained yet: the teach stage does it")
-        return self._trained.logits(examples)
-
     @property
     def shape(self) -> Shape | None:
         """That of the trained model; before, of the student that it will be."""
-        if self._trained is not None:
-            return self._trained.shape
+        if self.trained is not None:
+            return self.trained.shape
         recipe = Recipe.model_validate({"tasks": [self.task.name], **self._sections})
         name, options = resolve_student(recipe.student)
         with torch.random.fork_rng(devices=()):
             student = plugins.plugin("student", name)(1, **options)
         apart = bool(self.task.pair) and student.pairs == "separate"
         return student.shape if "hidden" in student.provides and not apart else None
-
-    def features(self, examples: Sequence[Example], names: Sequence[str]) -> Features:
-        """What is inside the trained model; see `RunTeacher.features`."""
-        if self._trained is None:
-            raise RuntimeError("the joint teacher is not trained yet: the teach stage does it")
-        return self._trained.features(examples, names)
 
     def fine_tune_jointly(
         self, tasks: Mapping[str, Task], rows: Mapping[str, Rows], folder: Path, *, seed: int
@@ -133,11 +111,3 @@ class JointTeacher(Teacher):
         work = folder.parent / f".{folder.name}.work"
         train_joint(tasks, rows, recipe, folder, work=work)
         shutil.rmtree(work)
-
-    def parameters(self) -> int | None:
-        """Those of the trained model."""
-        return self._trained.parameters() if self._trained is not None else None
-
-    def bytes(self) -> int | None:
-        """Size of the trained model's weights."""
-        return self._trained.bytes() if self._trained is not None else None

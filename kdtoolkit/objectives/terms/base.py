@@ -58,14 +58,14 @@ class Term(nn.Module, ABC):
     labelled: bool = False
 
     @property
-    @abstractmethod
     def student_needs(self) -> frozenset[str]:
-        """What `Student.output` must give: of "hidden", "attentions", "relations"."""
+        """What `Student.output` must give: of "hidden", "attentions", "relations"; none for a term on outputs alone."""
+        return frozenset()
 
     @property
-    @abstractmethod
     def teacher_needs(self) -> tuple[str, ...]:
-        """Names of the teacher's features (see `Teacher.features`)."""
+        """Names of the teacher's features (see `Teacher.features`); none for a term on outputs alone."""
+        return ()
 
     def forward(self, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
         """The student's features as they are compared, projections applied; each (rows, ...), in the batch's order."""

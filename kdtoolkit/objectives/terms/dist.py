@@ -69,14 +69,6 @@ class DIST(Term):
             raise ValueError(f"temperature: {temperature:g} is not positive; the paper's are 1 and 4")
         self.rows, self.columns, self.temperature, self.rowwise = rows, columns, temperature, columns == 0
 
-    @property
-    def student_needs(self) -> frozenset[str]:
-        return frozenset()
-
-    @property
-    def teacher_needs(self) -> tuple[str, ...]:
-        return ()
-
     def loss(self, seen: Seen) -> Tensor:
         temperature = self.temperature or seen.temperature
         student, teacher = ((z.float() / temperature).softmax(1) for z in (seen.student_logits, seen.teacher_logits))

@@ -74,14 +74,6 @@ class DKD(Term):
             raise ValueError(f"temperature: {temperature:g} is not positive; the paper's is 4")
         self.target, self.non_target, self.temperature = target, non_target, temperature
 
-    @property
-    def student_needs(self) -> frozenset[str]:
-        return frozenset()
-
-    @property
-    def teacher_needs(self) -> tuple[str, ...]:
-        return ()
-
     def loss(self, seen: Seen) -> Tensor:
         return dkd(
             seen.student_logits, seen.teacher_logits, seen.labels, target=self.target, non_target=self.non_target,

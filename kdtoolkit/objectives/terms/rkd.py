@@ -87,10 +87,6 @@ class RKD(Term):
         self.layer = None if self.outputs else one_layer("layer", layer, layered(teacher, "teacher").layers)
 
     @property
-    def student_needs(self) -> frozenset[str]:
-        return frozenset()
-
-    @property
     def teacher_needs(self) -> tuple[str, ...]:
         return () if self.outputs else (f"first/{self.layer}",)
 
