@@ -30,7 +30,8 @@ class HuggingFaceEncoder(Student):
     pretrained: whether `initialise` copies the checkpoint's weights. Its word embeddings are not among them, for only
     its tokenizer knows their numbers: they come with `tokenizer: {name: teacher, source: model, vectors: copy}`, which
     is what a recipe with this student has if it says nothing else, and go where `word_embedding` says.
-    pooling: "first" (the state of the first token) or "mean" over the real tokens.
+    pooling: "first" (the state of the first token), "mean" over the real tokens, or "pooler", the encoder's own: for
+    BERT and its kin a dense layer with tanh on the first token's state.
 
     `encode` gives pooled and states; set the attribute `output` to any of {"hidden", "attentions", "relations"} for
     these too. Attention scores and relations (queries, keys, values) are there for the types that
@@ -48,9 +49,9 @@ class HuggingFaceEncoder(Student):
         model: str | None = None,
         config: dict[str, Any] | None = None,
         pretrained: bool = True,
-        pooling: Literal["first", "mean"] = "first",
+        pooling: Literal["first", "mean", "pooler"] = "first",
     ) -> None:
-        one_of("pooling", pooling, ("first", "mean"))
+        one_of("pooling", pooling, ("first", "mean", "pooler"))
         if (model is None) == (config is None):
             raise InputError(PLACE, "one of `model` (a checkpoint) and `config` is needed", "for example hf:distilbert")
         source = _config(model, config)
@@ -64,7 +65,7 @@ class HuggingFaceEncoder(Student):
         for name in ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id"):
             if hasattr(built, name):
                 setattr(built, name, None)
-        self.encoder: Any = _build(built)
+        self.encoder: Any = _build(built, pooler=pooling == "pooler")
         self.provides = provided_by(built) | {"states"}
         accepted = inspect.signature(type(self.encoder).forward).parameters
         self._segments = "token_type_ids" in accepted and int(getattr(source, "type_vocab_size", 0) or 0) > 1
@@ -91,8 +92,7 @@ class HuggingFaceEncoder(Student):
             answer = self.encoder(**inputs, output_hidden_states="hidden" in self.output, return_dict=True)
         real = batch.mask.unsqueeze(-1)
         states: Tensor = answer.last_hidden_state * real
-        pooled = states[:, 0] if self.pooling == "first" else states.sum(1) / real.sum(1)
-        encoded = Encoded(pooled=pooled, states=states)
+        encoded = Encoded(pooled=self._pooled(answer, states, real), states=states)
         if "hidden" in self.output:
             encoded.hidden = tuple(answer.hidden_states)
         if projected is not None and "attentions" in asked:
@@ -100,6 +100,12 @@ class HuggingFaceEncoder(Student):
         if projected is not None and "relations" in asked:
             encoded.queries, encoded.keys, encoded.values = (tuple(kept) for kept in projected)
         return encoded
+
+    def _pooled(self, answer: Any, states: Tensor, real: Tensor) -> Tensor:
+        """(rows, width), from what the encoder gave. real: (rows, time, 1)."""
+        if self.pooling == "pooler":
+            return answer.pooler_output
+        return states[:, 0] if self.pooling == "first" else states.sum(1) / real.sum(1)
 
     @property
     def shape(self) -> Shape | None:
@@ -121,15 +127,17 @@ class HuggingFaceEncoder(Student):
         if self.source is None:
             return
         table = self.word_embedding()
-        pretrained = _load(self.source)
+        pretrained, fresh = _load(self.source)
         ours, theirs = self.encoder.state_dict(), pretrained.state_dict()
         for name, tensor in ours.items():
-            if table is not None and tensor.data_ptr() == table.weight.data_ptr():
+            if name in fresh or (table is not None and tensor.data_ptr() == table.weight.data_ptr()):
                 continue
             if name not in theirs or theirs[name].shape != tensor.shape:
                 raise InputError(PLACE, f"'{self.source}' has no weights for '{name}' of shape {tuple(tensor.shape)}")
             tensor.copy_(theirs[name])
         log.info("student: weights of '%s'; word embeddings come from the tokenizer's vectors", self.source)
+        if fresh & ours.keys():
+            log.info("student: '%s' has no weights for its pooler, which starts from random ones", self.source)
 
     def resolved_options(self, options: dict[str, Any]) -> dict[str, Any]:
         kept = {key: value for key, value in options.items() if key not in ("model", "config", "pretrained")}
@@ -159,19 +167,27 @@ def _config(model: str | None, config: dict[str, Any] | None) -> Any:
     return found
 
 
-def _build(config: Any) -> nn.Module:
+def _build(config: Any, *, pooler: bool) -> nn.Module:
     from transformers import AutoModel
 
     try:
         encoder: Any = AutoModel.from_config(config, dtype=torch.float32)
     except (ValueError, TypeError) as error:
         raise InputError(PLACE, f"an encoder of type '{config.model_type}' cannot be built ({error})") from error
-    if getattr(encoder, "pooler", None) is not None:
+    if getattr(encoder, "pooler", None) is None:
+        if pooler:
+            cause = f"an encoder of type '{config.model_type}' has none of its own"
+            raise InputError("student.pooling: pooler", cause, "choose first or mean")
+    elif not pooler:
         encoder.pooler = None  # the pooling is ours; these weights would never learn
     return encoder
 
 
-def _load(source: str) -> nn.Module:
+def _load(source: str) -> tuple[nn.Module, frozenset[str]]:
+    """The encoder, and the names of the weights that the checkpoint lacks, all of the pooler.
+
+    Raises InputError if it cannot be read, or lacks others.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModel
 
@@ -183,11 +199,12 @@ def _load(source: str) -> nn.Module:
             )
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise InputError(PLACE, f"{folder} cannot be loaded ({error})") from error
-    # A pooler is often missing, and is not used here; anything else would stay random without a word.
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    # A pooler is often missing; anything else would stay random without a word.
+    fresh = frozenset(name for name in report["missing_keys"] if "pooler" in name)
+    missing = sorted(report["missing_keys"] - fresh)
     if missing:
         raise InputError(PLACE, f"{folder} has no weights for '{missing[0]}' ({len(missing)} in all)", "fetch it again")
-    return model
+    return model, fresh
 
 
 def _positions(encoder: nn.Module, padding: int | None) -> tuple[int, int | None]:

@@ -51,8 +51,9 @@ class HuggingFaceTeacher(Teacher):
     max_tokens: longest text in the checkpoint's own tokens; None: 128, or what its positions hold if that is less.
     batch_tokens: tokens of a forward pass when labelling, padding included. precision: fp32 | bf16 (autocast).
     epochs, max_steps (of each training; None: what the epochs make), learning_rate, layer_decay (a layer's rate is that
-    times this to the power of its distance from the heads), optimizer (adamw | adamax), batch_rows, accumulate,
-    warmup_fraction, weight_decay, dropout (None: the checkpoint's), checkpoint_every_steps, threads: of fine-tuning.
+    times this to the power of its distance from the heads), optimizer (adamw | adamax), epsilon, bias_correction (of
+    adamw; BERT's has none), batch_rows, accumulate, warmup_fraction, weight_decay, dropout (None: the checkpoint's),
+    checkpoint_every_steps, threads: of fine-tuning.
     revision: of a hub id.
     multitask: one encoder is fine-tuned on the gold labels of all tasks of the recipe that have some, whichever it
     teaches, with a head a task (MT-DNN: arXiv:1901.11504; MKD's teacher: arXiv:1911.03588). sampler_exponent (a task's
@@ -85,6 +86,8 @@ class HuggingFaceTeacher(Teacher):
         max_steps: int | None = None,
         layer_decay: float = 1.0,
         optimizer: Literal["adamw", "adamax"] = "adamw",
+        epsilon: float = 1e-8,
+        bias_correction: bool = True,
         multitask: bool = False,
         sampler_exponent: float = 1.0,
         batch: Literal["one_task", "mixed"] = "one_task",
@@ -108,6 +111,9 @@ class HuggingFaceTeacher(Teacher):
         self._check("max_steps", max_steps is None or max_steps >= 1, max_steps, "a positive number")
         self._check("layer_decay", 0 < layer_decay <= 1, layer_decay, "above 0 and at most 1")
         self._check("optimizer", optimizer in ("adamw", "adamax"), optimizer, "adamw or adamax")
+        self._check("epsilon", epsilon > 0, epsilon, "a positive number")
+        adamw = optimizer == "adamw"
+        self._check("bias_correction", bias_correction or adamw, bias_correction, "true, which it is for adamax")
         self._check("sampler_exponent", sampler_exponent >= 0, sampler_exponent, "0 or more")
         self._check("batch", batch in ("one_task", "mixed"), batch, "one_task or mixed")
         self._check_joint(multitask, label_map, refine, sampler_exponent=sampler_exponent, batch=batch)
@@ -121,6 +127,7 @@ class HuggingFaceTeacher(Teacher):
             "warmup_fraction": warmup_fraction, "weight_decay": weight_decay, "dropout": dropout,
             "precision": precision, "checkpoint_every_steps": checkpoint_every_steps, "threads": threads,
             "max_steps": max_steps, "layer_decay": layer_decay, "optimizer": optimizer,
+            "epsilon": epsilon, "bias_correction": bias_correction,
             "sampler_exponent": sampler_exponent, "batch": batch,
         }  # fmt: skip
         self._use(checkpoint_folder(source, self.place, revision=revision))

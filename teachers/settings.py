@@ -13,7 +13,7 @@ from kdtoolkit.recipe.schema import Optimizer, Train
 
 UNSAID = ("checkpoint_every_steps", "threads")
 """What changes no weight, or none that anybody means to keep apart."""
-ADDED = ("max_steps", "layer_decay", "optimizer", "sampler_exponent", "batch")
+ADDED = ("max_steps", "layer_decay", "optimizer", "epsilon", "bias_correction", "sampler_exponent", "batch")
 """Newer settings: at their defaults a training is the one it was before there were any."""
 
 
@@ -37,6 +37,8 @@ class Settings:
     max_steps: int | None = None
     layer_decay: float = 1.0
     optimizer: Literal["adamw", "adamax"] = "adamw"
+    epsilon: float = 1e-8
+    bias_correction: bool = True
     sampler_exponent: float = 1.0
     batch: Literal["one_task", "mixed"] = "one_task"
 
@@ -53,6 +55,8 @@ class Settings:
             learning_rate=self.learning_rate,
             warmup_fraction=self.warmup_fraction,
             weight_decay=self.weight_decay,
+            epsilon=self.epsilon,
+            bias_correction=self.bias_correction,
             layer_decay=self.layer_decay,
         )
 

@@ -26,7 +26,7 @@ BERT = {
 STUDENT_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "bilstm": [{"width": 6, "embedding": 8, "pairs": "joint"}, {"width": 6, "embedding": 8, "layers": 2}],
     "transformer": [{"width": 8, "pairs": "separate", "pooling": "mean"}],
-    "hf": [{"config": BERT}, {"config": BERT, "pooling": "mean"}],
+    "hf": [{"config": BERT}, {"config": BERT, "pooling": "mean"}, {"config": BERT, "pooling": "pooler"}],
 }
 
 SHAPES = [

@@ -50,6 +50,46 @@ def test_every_family_keeps_the_contract_of_a_student(family, pooling):
     check_student(HuggingFaceEncoder, config=config(family), pooling=pooling)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "albert"])
+def test_a_pooler_of_its_own_keeps_the_contract_and_learns(family):
+    check_student(HuggingFaceEncoder, config=config(family), pooling="pooler")
+    student = HuggingFaceEncoder(30, config=config(family), pooling="pooler")
+    student(batch([5, 6], [7])).pooled.sum().backward()
+    grown = [name for name, weight in student.named_parameters() if "pooler" in name and weight.grad is not None]
+    assert len(grown) == 2
+
+
+@pytest.mark.parametrize("family", ["distilbert", "electra", "deberta-v2"])
+def test_a_pooler_that_the_type_does_not_have_is_refused(family):
+    with pytest.raises(InputError, match=f"'{family}' has none of its own; choose first or mean"):
+        HuggingFaceEncoder(30, config=config(family), pooling="pooler")
+
+
+def test_the_checkpoints_pooler_is_taken_over_and_a_missing_one_is_told_of(tmp_path, caplog):
+    from transformers import BertConfig, BertForMaskedLM, BertModel
+
+    torch.manual_seed(2)
+    original = BertModel(BertConfig(**CONFIGS["bert"], initializer_range=0.5)).eval()
+    original.save_pretrained(tmp_path / "with")
+    student = HuggingFaceEncoder(50, model=str(tmp_path / "with"), pooling="pooler").eval()
+    student.initialise()
+    student.word_embedding().weight.data.copy_(original.get_input_embeddings().weight)
+    tokens = batch([5, 6, 7, 8, 9], [11, 12, 13])
+    with torch.no_grad():
+        expected = original(
+            input_ids=tokens.ids, attention_mask=tokens.mask.long(), token_type_ids=tokens.segments
+        ).pooler_output
+        torch.testing.assert_close(student(tokens).pooled, expected, atol=1e-5, rtol=1e-5)
+    assert "pooler" not in caplog.text
+    BertForMaskedLM(original.config).save_pretrained(tmp_path / "without")
+    lacking = HuggingFaceEncoder(50, model=str(tmp_path / "without"), pooling="pooler").eval()
+    drawn = lacking.encoder.pooler.dense.weight.clone()
+    with caplog.at_level("INFO"):
+        lacking.initialise()
+    assert "has no weights for its pooler" in caplog.text
+    torch.testing.assert_close(lacking.encoder.pooler.dense.weight, drawn, atol=0, rtol=0)
+
+
 @pytest.fixture(params=["bert", "roberta", "distilbert", "deberta-v2"])
 def pretrained(request, tmp_path) -> Path:
     """A checkpoint saved with a language-model head, as base checkpoints are."""

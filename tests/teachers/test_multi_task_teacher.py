@@ -223,6 +223,8 @@ def test_a_task_without_gold_rows_is_refused(base, rows, tmp_path):
         ({"max_steps": 0}, "max_steps"),
         ({"layer_decay": 1.5}, "layer_decay"),
         ({"optimizer": "sgd"}, "optimizer"),
+        ({"epsilon": 0}, "epsilon"),
+        ({"optimizer": "adamax", "bias_correction": False}, "bias_correction: False is not true"),
         ({"sampler_exponent": -1}, "sampler_exponent"),
         ({"batch": "both"}, "batch"),
     ],
@@ -267,6 +269,22 @@ def test_a_setting_at_its_default_changes_no_training():
         "weight_decay": 0.01, "dropout": None, "precision": "fp32",
     }  # fmt: skip
     assert Settings(max_steps=4).facts() == {**Settings().facts(), "max_steps": 4}
+    assert Settings(bias_correction=False).facts() == {**Settings().facts(), "bias_correction": False}
+
+
+def test_the_optimizer_is_the_one_that_the_settings_ask_for():
+    section = Settings(epsilon=1e-6, bias_correction=False, weight_decay=0.02, layer_decay=0.9).optimizer_section()
+    assert (section.name, section.epsilon, section.bias_correction) == ("adamw", 1e-6, False)
+    assert (section.weight_decay, section.layer_decay) == (0.02, 0.9)
+
+
+def test_moments_that_are_not_corrected_make_another_teacher(base, rows, tmp_path):
+    asked = [Example("sst2", "what a good film", None)]
+    answers = [
+        trained(base, rows, tmp_path / str(corrected), max_steps=2, bias_correction=corrected).logits(asked)
+        for corrected in (True, False)
+    ]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-6
 
 
 class Sequences:
