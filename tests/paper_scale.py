@@ -58,7 +58,7 @@ def write_bert_large(hub: Path, glue: Path) -> Path:
              for key in ("sentence1", "sentence2"))  # fmt: skip
     words.train_from_iterator(texts, vocab_size=30522, min_frequency=1, show_progress=False)
     words.save_model(str(folder))
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), model_max_length=512).save_pretrained(folder)
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=512).save_pretrained(folder)
     sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
     with torch.random.fork_rng():
         torch.manual_seed(0)

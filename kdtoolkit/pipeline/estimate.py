@@ -65,15 +65,18 @@ def answering_seconds(trial: Trial, rows: int, row_tokens: float) -> float:
     return rows * row_tokens * trial.token_seconds / 3
 
 
-def memory_line(trial: Trial, batch_rows: int, optimizer: str) -> str:
-    """What a training holds in memory: counted for weights, gradients and optimizer, measured for the rest."""
-    rest = trial.rest * max(1.0, batch_rows / trial.batch_rows)
+def memory_line(trial: Trial, batch_rows: int, longest: float, optimizer: str) -> str:
+    """What a training holds in memory, counted, where a forward pass has so many rows of the longest text.
+
+    longest: tokens of that. What single operations need for a moment is not counted.
+    """
+    activations = trial.token_activations * batch_rows * longest
     kept = trial.weights + trial.gradients + trial.state
     return (
-        f"about {gigabytes(held_by_process() + kept + rest)}: weights {gigabytes(trial.weights)}, gradients "
-        f"{gigabytes(trial.gradients)}, {optimizer} {gigabytes(trial.state)} (counted, fp32), activations and the like "
-        f"{gigabytes(rest)} (measured with {trial.batch_rows:.0f} rows, times the rows of a batch), and the process; "
-        f"on a GPU {gigabytes(kept)} and the activations, with bf16 also {gigabytes(trial.weights / 2)} of weights"
+        f"about {gigabytes(held_by_process() + kept + activations)}: weights {gigabytes(trial.weights)}, gradients "
+        f"{gigabytes(trial.gradients)}, {optimizer} {gigabytes(trial.state)} (in fp32), activations "
+        f"{gigabytes(activations)} ({batch_rows:,} rows of {longest:.0f} tokens), and the process; on a GPU "
+        f"{gigabytes(kept + activations)}, with bf16 also {gigabytes(trial.weights / 2)} of weights"
     )
 
 

@@ -46,7 +46,9 @@ def examine_student(
     model, _ = new_student(recipe, tokens)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     del model
-    row_tokens = {task.name: float(np.mean(array.tokens.lengths())) for task, array in zip(tokens.tasks, tokens.arrays)}
+    lengths = {task.name: array.tokens.lengths() for task, array in zip(tokens.tasks, tokens.arrays)}
+    row_tokens = {name: float(np.mean(of_task)) for name, of_task in lengths.items()}
+    longest = max(int(of_task.max()) for of_task in lengths.values())
     dry: dict[str, object] = {"select": None, "checkpoint_every_steps": None, "max_steps": None}
     steps = DRY_STEPS
     if parameters >= HEAVY:
@@ -74,6 +76,8 @@ def examine_student(
         report.estimate.unknown.append("what the student takes to be trained (no step could be timed)")
         return
     _tell(recipe, data, generated, row_tokens, trial, report)
+    memory = memory_line(trial, recipe.train.batch_rows, longest, recipe.optimizer.name)
+    report.lines.append(f"memory of training: {memory}")
 
 
 def _tell(
@@ -113,7 +117,6 @@ def _tell(
         report.estimate.add("refinement", refined + again)
         line = f"refinement, one copy a task: about {duration(refined)}"
         report.lines.append(line + (f", and of the baseline {duration(again)}" if again else ""))
-    report.lines.append("memory of training: " + memory_line(trial, train.batch_rows, recipe.optimizer.name))
 
 
 def _refining(recipe: Recipe, rows: Mapping[str, int], row_tokens: Mapping[str, float], trial: Trial) -> float:

@@ -134,19 +134,18 @@ def _training(
         return
     learned = _learned(found, data)
     # On the task with the most rows, for whose text most of the time goes.
-    longest = max(learned, key=lambda name: int(has_label(gold_rows(data[name])).sum()))
-    trial = _trial(found, data[longest], folder)
+    largest = max(learned, key=lambda name: int(has_label(gold_rows(data[name])).sum()))
+    trial = _trial(found, data[largest], folder)
     if trial is None:
         report.estimate.unknown.append(f"what teacher {member.name} takes to be trained (it takes no steps of torch)")
         return
     characters = {name: mean_characters(gold_rows(data[name])) for name in {*learned, *found.tasks}}
-    tried = gold_rows(data[longest])
+    tried = gold_rows(data[largest])
     tried_characters = float(tried.characters()[rows_of_usual_length(tried, _tried_rows(found))].mean())
-    limit = options.get("max_tokens") or np.inf
-    tokens = {
-        name: min(trial.row_tokens * some / max(tried_characters, 1.0), float(limit))
-        for name, some in characters.items()
-    }
+    limit = float(options.get("max_tokens") or np.inf)
+    character = trial.row_tokens / max(tried_characters, 1.0)
+    tokens = {name: min(character * some, limit) for name, some in characters.items()}
+    longest = min(character * max(gold_rows(data[name]).characters().max(initial=1) for name in learned), limit)
     gold = {name: int(has_label(gold_rows(data[name])).sum()) for name in characters}
     seconds, steps = 0.0, 0
     own = {key: options[key] for key in ("epochs", "batch_rows", "accumulate", "max_steps") if key in options}
@@ -178,7 +177,9 @@ def _training(
         + (f", and its refinement {duration(refining)}" if refining else "")
         + f"; its answers about {duration(labelling)} (a few steps were timed here; by tokens)",
         f"teacher {member.section.name}: {trial.parameters:,} parameters; memory of its training "
-        + memory_line(trial, int(options.get("batch_rows", trial.batch_rows)), str(options.get("optimizer", "adamw"))),
+        + memory_line(
+            trial, int(options.get("batch_rows", trial.batch_rows)), longest, str(options.get("optimizer", "adamw"))
+        ),
     ]
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -25,7 +25,6 @@ SECONDS = 4.0
 HEAVY = 50_000_000
 """Parameters from which on a few rows have to do, for a step of all that a recipe wants takes minutes on a CPU."""
 FEW_ROWS, FEW_STEPS = 8, 2
-_SAMPLE_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Trial:
     token_seconds: forward and backward pass of a token, that of the padding beside it included; update_seconds: the
     optimizer's part of a step. row_tokens: tokens of a row; batch_rows: rows of a forward pass.
     parameters: how many are trained; weights, gradients, state: bytes of them, of their gradients, of the optimizer's
-    memory; rest: bytes that were held besides at the worst moment: activations, above all.
+    memory; token_activations: bytes that the forward pass of a token, or of padding, keeps for the backward pass.
     """
 
     token_seconds: float
@@ -46,7 +45,7 @@ class Trial:
     weights: int
     gradients: int
     state: int
-    rest: int
+    token_activations: float
 
 
 class _Enough(Exception):
@@ -63,7 +62,7 @@ class Watch:
         self._tokens = self._rows = self._calls = 0
         self._taken: list[tuple[float, float, int, int, int]] = []
         self._sizes: tuple[int, int, int] | None = None
-        self._memory = _Memory()
+        self._activations = _Activations()
 
     def __enter__(self) -> Watch:
         self._hooks: list[Any] = [
@@ -76,7 +75,7 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        self._memory.stop()
+        self._activations.stop()
         log.setLevel(self._level)
         torch.set_num_threads(self._threads)  # a training that is cut short does not put them back
         for hook in self._hooks:
@@ -100,20 +99,21 @@ class Watch:
             weights=weights,
             gradients=weights,
             state=state,
-            rest=max(0, self._memory.most - weights - state),
+            token_activations=self._activations.of_a_token(),
         )
 
     def _called(self, module: Any, inputs: tuple[Any, ...]) -> None:
         if self._began is None:
-            self._memory.start()
             self._began = _now()
         tokens = getattr(inputs[0], "tokens", None) if inputs else None
         if tokens is not None:
+            self._activations.start(tokens.mask.numel())
             self._tokens += int(tokens.mask.sum())
             self._rows += len(inputs[0].tasks)
             self._calls += 1
 
     def _updating(self, optimizer: Any, arguments: Any, options: Any) -> None:
+        self._activations.stop()
         self._halfway = _now()
 
     def _updated(self, optimizer: Any, arguments: Any, options: Any) -> None:
@@ -141,36 +141,45 @@ def _sizes(optimizer: Any) -> tuple[int, int, int]:
     return sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters), sum(state)
 
 
-class _Memory:
-    """The most memory that was held, beyond what there was when the first step began: of the GPU, else of the process.
-
-    The weights were there already; libraries and files that a training loads before it are so left out.
-    """
+class _Activations:
+    """Counts what torch keeps of one forward pass for its backward pass. Parameters are not kept, they are there."""
 
     def __init__(self) -> None:
-        self.most = 0
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._tokens = self._bytes = 0
+        self._seen: set[int] = set()
+        self._hooks: saved_tensors_hooks | None = None
 
-    def start(self) -> None:
-        if self._thread is not None:
+    def start(self, tokens: int) -> None:
+        """Counts until `start` or `stop` is called again, unless there was such a pass. tokens: with the padding."""
+        self.stop()
+        if self._tokens:
             return
-        self._before = _held()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
+        self._tokens = tokens
+        self._hooks = saved_tensors_hooks(self._pack, lambda kept: kept)
+        self._hooks.__enter__()
 
     def stop(self) -> None:
-        if self._thread is not None:
-            self._stopped.set()
-            self._thread.join()
-            if torch.cuda.is_available():
-                self.most = torch.cuda.max_memory_allocated() - self._before
+        """Counts no more."""
+        if self._hooks is not None:
+            self._hooks.__exit__()
+            self._hooks = None
 
-    def _look(self) -> None:
-        while not self._stopped.wait(_SAMPLE_SECONDS):
-            self.most = max(self.most, _held() - self._before)
+    def of_a_token(self) -> float:
+        """Bytes; 0 if there was no pass."""
+        return self._bytes / max(self._tokens, 1)
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        # Views share what they show. An address is only used again after its tensor is gone, which a kept one is not.
+        if not _is_weight(tensor) and storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self._bytes += storage.nbytes()
+        return tensor.detach()
+
+
+def _is_weight(tensor: torch.Tensor) -> bool:
+    """Whether it is a parameter, or a view of one, as a transposed one is."""
+    return isinstance(tensor, torch.nn.Parameter) or isinstance(tensor._base, torch.nn.Parameter)
 
 
 def held_by_process() -> int:
@@ -180,10 +189,6 @@ def held_by_process() -> int:
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-def _held() -> int:
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else held_by_process()
 
 
 def _now() -> float:

@@ -25,7 +25,7 @@ from kdtoolkit.recipe.load import recipe_from_dict
 
 TRIAL = Trial(
     token_seconds=0.01, update_seconds=0.5, row_tokens=20, batch_rows=8, parameters=100, weights=400, gradients=400,
-    state=800, rest=1_000_000_000,
+    state=800, token_activations=1e6,
 )  # fmt: skip
 
 
@@ -52,9 +52,9 @@ def test_seconds_are_those_of_the_tokens_and_of_the_updates():
     assert answering_seconds(TRIAL, 30, 20.0) == pytest.approx(2.0)
 
 
-def test_memory_is_that_of_the_batch_and_never_less_than_what_was_tried():
-    assert "4.0 GB (measured with 8 rows" in memory_line(TRIAL, 32, "adamw")
-    assert "1.0 GB (measured with 8 rows" in memory_line(TRIAL, 4, "adamw")
+def test_memory_is_that_of_a_batch_of_the_longest_text():
+    assert "activations 0.8 GB (32 rows of 25 tokens)" in memory_line(TRIAL, 32, 25.0, "adamw")
+    assert "activations 12.0 MB (4 rows of 3 tokens)" in memory_line(TRIAL, 4, 3.0, "adamw")
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,10 @@ def bert_large(tmp_path_factory, glue):
 @pytest.mark.parametrize("recipe", paper_scale.RECIPES)
 def test_the_recipe_as_it_is_passes_the_check_which_tells_time_and_memory(recipe, bert_large):
     said = paper_scale.check(recipe, bert_large.glue, work=bert_large.work, hub=bert_large.hub)
-    assert "no problem found" in said
+    assert "no problem found" in said and "unknown to the student's tokenizer" not in said
     assert re.search(r"teacher bert-large: [\d,]+ steps .*about [\d.]+ (h|days)", said)
     assert re.search(r"teacher bert-large: 335,\d{3},\d{3} parameters; memory of its training about [\d.]+ GB", said)
+    assert len(re.findall(r"activations [\d.]+ GB \(\d+ rows of \d+ tokens\)", said)) == 2
     assert re.search(r"in all: about [\d.]+ (h|days) on this machine \(teaching .*labelling .*student ", said)
 
 

@@ -136,14 +136,13 @@ def test_the_steps_of_a_refinement_are_counted_whoever_trained_the_teacher(recip
     assert examined(refine={"epochs": 2}, max_steps=4).estimate.seconds["teaching"] == 8
 
 
-def test_the_memory_of_teacher_and_student_says_what_is_counted_and_what_measured(mood, bert):
+def test_the_memory_of_teacher_and_student_says_what_it_is_made_of(mood, bert):
     lines, _ = said(mood(teachers=[str(bert(head=False))], optimizer={"name": "sgd"}))
     told = [line for line in lines.splitlines() if "memory of" in line]
     assert len(told) == 2
     for line, optimizer in zip(told, ("adamw", "sgd 0.0 MB"), strict=True):
-        assert (
-            f", {optimizer}" in line and "(counted, fp32)" in line and "(measured with " in line and "on a GPU" in line
-        )
+        assert f", {optimizer}" in line and "(in fp32), activations " in line and "on a GPU" in line
+        assert re.search(r"activations (?!0\.0)[\d.]+ MB \(\d+ rows of \d+ tokens\)", line)
 
 
 def test_students_of_one_task_each_their_steps_and_refinements_are_counted(recipe):

@@ -95,22 +95,37 @@ def test_nothing_is_watched_or_changed_afterwards():
     train(3)  # raises nothing
 
 
-def test_what_is_held_besides_is_measured_from_the_first_step_on():
-    def work():
-        before = torch.ones(20_000_000)  # loaded before the first step: none of the training's own
-        model = nn.Linear(8, 1)
-        tuned = torch.optim.SGD(model.parameters())
+class Layers(nn.Module):
+    """Keeps for its backward pass: its input once, what the sigmoid gives, and no weight."""
 
-        class Outer(nn.Module):
-            def forward(self, some):
-                held = torch.ones(40_000_000)  # 160 MB
-                for _ in range(20):
-                    held.mul_(1.0)
-                return model(torch.ones(4, 8)).sum() + 0 * held[0] + 0 * before[0]
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 32), nn.Linear(32, 1)
 
-        Outer()(batch(4, 10)).backward()
-        tuned.step()
+    def forward(self, some):
+        return self.second(torch.sigmoid(self.first(some.tokens.mask.unsqueeze(2) * torch.ones(64)))).sum()
 
-    with Watch(1) as watch:
-        work()
-    assert 120e6 < watch.trial().rest < 240e6
+
+@pytest.mark.parametrize(("rows", "tokens"), [(4, 10), (2, 50)])
+def test_activations_are_what_a_token_leaves_for_the_backward_pass(rows, tokens):
+    model = Layers()
+    tuned = torch.optim.SGD(model.parameters())
+    with Watch(2) as watch:
+        for _ in range(3):
+            for _ in range(2):  # micro-batches are not held together
+                model(batch(rows, tokens)).backward()
+            tuned.step()
+    assert watch.trial().token_activations == (64 + 32) * 4
+
+
+def test_the_gradients_under_the_watch_are_those_without_it():
+    def gradients():
+        torch.manual_seed(0)
+        model = Layers()
+        model(batch(4, 10)).backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    with Watch(5):
+        watched = gradients()
+    for one, other in zip(watched, gradients(), strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
