@@ -118,6 +118,14 @@ def import_module(name: str) -> Any:
     return importlib.import_module(name)
 
 
+def source_of(module: Any) -> str:
+    """The text of the module's file; its name where it has none (a compiled module)."""
+    file = getattr(module, "__file__", None)
+    if file and file.endswith(".py"):
+        return Path(file).read_text(encoding="utf-8")
+    return str(getattr(module, "__name__", ""))
+
+
 def options(cls: type) -> dict[str, inspect.Parameter]:
     """The keyword-only arguments of a plug-in's constructor: its recipe keys."""
     parameters = inspect.signature(cls).parameters.values()

@@ -45,6 +45,9 @@ class Teacher(ABC):
 
     joint: bool = False
     """Whether one model answers for all tasks; then the teach stage calls `fine_tune_jointly` once for all."""
+    store: str | None = None
+    """What the recipe that it teaches in says under `store`, for a teacher that runs recipes of its own when it is
+    trained; the teach stage tells it before."""
     learns_all: bool = False
     """Whether a joint one is trained on all tasks of the recipe that have gold rows, also those it does not teach."""
 
@@ -124,6 +127,9 @@ class Teacher(ABC):
     ) -> None:
         """Trains one model on the gold labels of several tasks and saves into `folder`; restarted, it resumes."""
         raise TypeError(f"{type(self).__name__} cannot be fine-tuned jointly")
+
+    def clean_up(self, folder: Path) -> None:
+        """Removes what a training that was killed has left beside `folder`, which is finished; the teach stage asks."""
 
     def parameters(self) -> int | None:
         """Number of parameters, for the table; None if that means nothing here."""

@@ -18,13 +18,13 @@ from kdtoolkit import Example, InputError, Recipe, Task, Teacher, plugins
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.files import atomic_folder
 from kdtoolkit.hub import checkpoint_folder
+from kdtoolkit.plugins import source_of
 from kdtoolkit.progress import log
 from kdtoolkit.recipe.names import resolve_student, resolve_teacher
 from kdtoolkit.recipe.nested import nested_recipe
 from kdtoolkit.recipe.pretrained import TEACHER, checkpoint_of
 from kdtoolkit.recipe.schema import TeacherSection
 from kdtoolkit_teachers.made_here import MadeHere
-from kdtoolkit_teachers.python import source_of
 
 DEV_ROWS = 200
 """Rows of train on which the run within measures itself, because every run does; the figures are thrown away."""
@@ -38,9 +38,9 @@ class DistilledTeacher(MadeHere):
     """A student of other teachers, distilled in the teach stage on the rows that any teacher gets; then it teaches.
 
     recipe: how, as the keys of a recipe (student, teachers, objective, train, ...) or the name or file of one. Tasks,
-    rows and seed are those of the run around it, whose dev, test and calibration rows it never sees; of `data` it may
-    say max_tokens and of `evaluate` calibration_rows. Rows without a label are its transfer text. Its own teachers may
-    be distilled as well: Single -> Multi -> Single -> Multi of BAM (Clark et al. 2019, arXiv:1907.04829).
+    rows, seed and store are those of the run around it, whose dev, test and calibration rows it never sees; of `data`
+    it may say max_tokens and of `evaluate` calibration_rows. Rows without a label are its transfer text. Its own
+    teachers may be distilled as well: Single -> Multi -> Single -> Multi of BAM (Clark et al. 2019, arXiv:1907.04829).
     Born-again networks: Furlanello et al. 2018 (arXiv:1805.04770); teacher assistants: Mirzadeh et al. 2020
     (arXiv:1902.03393).
     Raises InputError for what is wrong with the teachers or the student of that recipe.
@@ -76,11 +76,10 @@ class DistilledTeacher(MadeHere):
         """
         from kdtoolkit.pipeline import RunFolder, run_stages
 
-        work = folder.parent / f".{folder.name}.work"
+        work = self.work_folder(folder)
         data = work / "rows"
-        recipe = nested_recipe(
-            self._recipe, [_section(task) for task in tasks.values()], seed=seed, folder=str(data.resolve())
-        )
+        sections = [_section(task) for task in tasks.values()]
+        recipe = nested_recipe(self._recipe, sections, seed=seed, folder=str(data.resolve()), store=self.store)
         if not data.is_dir():
             with atomic_folder(data) as temporary:
                 for name, some in rows.items():
@@ -97,7 +96,7 @@ class DistilledTeacher(MadeHere):
         with atomic_folder(folder) as temporary:
             # The model card tells figures of rows that it was trained on.
             shutil.copytree(run.student, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
-        shutil.rmtree(work)
+        self.clean_up(folder)
 
 
 def _section(task: Task) -> dict[str, Any]:

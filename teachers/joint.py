@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -16,11 +15,11 @@ import torch
 from kdtoolkit import Recipe, Task, plugins
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.errors import InputErrors
+from kdtoolkit.plugins import source_of
 from kdtoolkit.recipe.load import recipe_from_dict
 from kdtoolkit.recipe.names import resolve_student
 from kdtoolkit.shape import Shape
 from kdtoolkit_teachers.made_here import MadeHere
-from kdtoolkit_teachers.python import source_of
 
 READS = ("init_from", "model", "source", "vectors")
 """Options of students and tokenizers that name files or folders."""
@@ -108,6 +107,5 @@ class JointTeacher(MadeHere):
         from kdtoolkit.pipeline.student import train_joint
 
         recipe = Recipe.model_validate({"tasks": list(tasks), "seed": seed, **self._sections})
-        work = folder.parent / f".{folder.name}.work"
-        train_joint(tasks, rows, recipe, folder, work=work)
-        shutil.rmtree(work)
+        train_joint(tasks, rows, recipe, folder, work=self.work_folder(folder))
+        self.clean_up(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,15 @@ class MadeHere(Teacher):
     def __init__(self, source: str, task: Task) -> None:
         super().__init__(source, task)
         self.trained = RunTeacher(source, task) if (Path(source) / "config.json").is_file() else None
+
+    @staticmethod
+    def work_folder(folder: Path) -> Path:
+        """Where the training works until `folder` is finished, and from where a restart resumes it."""
+        return folder.parent / f".{folder.name}.work"
+
+    def clean_up(self, folder: Path) -> None:
+        """Removes the work folder."""
+        shutil.rmtree(self.work_folder(folder), ignore_errors=True)
 
     @property
     def ready(self) -> bool:

@@ -6,14 +6,13 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from kdtoolkit import Example, InputError, Task, Teacher, WorkError
 from kdtoolkit.labels.values import by_name, from_probabilities, probability_problem, problem
-from kdtoolkit.plugins import import_module, import_object
+from kdtoolkit.plugins import import_module, import_object, source_of
 from kdtoolkit.teacher import OutputKind
 
 
@@ -160,14 +159,6 @@ class PythonTeacher(Teacher):
                 "name them alike",
             )
         return order
-
-
-def source_of(module: Any) -> str:
-    """The text of the module's file; its name where it has none (a compiled module)."""
-    file = getattr(module, "__file__", None)
-    if file and file.endswith(".py"):
-        return Path(file).read_text(encoding="utf-8")
-    return str(getattr(module, "__name__", ""))
 
 
 def _hash(*parts: Any) -> str:

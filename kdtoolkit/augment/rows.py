@@ -17,6 +17,7 @@ from ..progress import track
 from ..recipe.schema import Augment
 from .language import Language, learn
 from .rules import Texts, generate
+from .tagger import tagger_digest
 
 FORMAT = 1
 CHUNK_ROWS = 1000
@@ -150,6 +151,9 @@ def _sample(ids: np.ndarray, rows: int, seed: int) -> np.ndarray:
 
 def _key(splits: Mapping[str, Rows], rules: Augment, seed: int) -> str:
     facts = {"format": FORMAT, "rules": rules.model_dump(exclude={"tasks"}), "seed": seed}
+    code = tagger_digest(rules)
+    if code is not None:
+        facts["tagger"] = code
     digest = blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16)
     for name, rows in sorted(splits.items()):
         digest.update(f"{name} {len(rows)}".encode())

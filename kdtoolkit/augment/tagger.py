@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Any, Protocol
 
 from ..errors import InputError
-from ..plugins import import_object
+from ..plugins import import_module, import_object, source_of
 from ..recipe.schema import Augment
 from .induced import induce
 
@@ -55,3 +56,16 @@ def build_tagger(rules: Augment, texts: Iterable[list[str]]) -> Tagger:
     if rules.tagger == INDUCED:
         return induce(texts, rules.classes)
     return PythonTagger(rules.tagger.removeprefix(PYTHON))
+
+
+def tagger_digest(rules: Augment) -> str | None:
+    """Hex digits of the code of the user's callable, that of its module; None: it is "induced".
+
+    Raises InputError if there is no such callable.
+    """
+    if rules.tagger == INDUCED:
+        return None
+    name = rules.tagger.removeprefix(PYTHON)
+    import_object(name, PLACE)
+    source = source_of(import_module(name.rpartition(":")[0]))
+    return blake2b(source.encode(), digest_size=16).hexdigest()

@@ -147,6 +147,15 @@ class MultiTaskHeads(nn.Module):
             raise ValueError(f"heads: task '{task}' shares a bi-attention of another width; set shared: false")
         return self.shared_biattention
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Those that several tasks reach: of the bi-attention, where more than one reads it."""
+        if self.shared_biattention is None:
+            return []
+        reading = [
+            name == "biattention" and task.name not in self.biattention for task, name in zip(self.tasks, self._names)
+        ]
+        return list(self.shared_biattention.parameters()) if sum(reading) > 1 else []
+
     def forward(self, encoded: Encoded, batch: Batch) -> HeadOutputs:
         """Outputs of every row of the batch.
 

@@ -138,15 +138,26 @@ def store_features(teacher: Teacher, rows: Rows, names: Sequence[str], root: Pat
     return folder
 
 
-def _lay_out(folder: Path, teacher: Teacher, texts: Texts, names: tuple[str, ...], shape: Shape) -> None:
-    """Makes the files in their final size, full of zeros; the disk's blocks are claimed."""
-    place = f"teacher {teacher.source}, task {teacher.task.name}"
+def text_lengths(teacher: Teacher, texts: Texts) -> np.ndarray:
+    """The teacher's tokens of every text, (texts,) int64: only its tokenizer works."""
     lengths = np.zeros(len(texts), np.int64)
     for start in range(0, len(texts), READ_ROWS):
         some = slice(start, start + READ_ROWS)
         lengths[some] = teacher.features(texts.examples(some), ()).mask.sum(1)
+    return lengths
+
+
+def stored_bytes(names: Sequence[str], shape: Shape, lengths: np.ndarray) -> int:
+    """What the features `names` of texts of these lengths, (texts,) int64, take on the disk."""
+    return np.dtype(np.float16).itemsize * sum(int(_offsets(name, shape, lengths)[-1]) for name in names)
+
+
+def _lay_out(folder: Path, teacher: Teacher, texts: Texts, names: tuple[str, ...], shape: Shape) -> None:
+    """Makes the files in their final size, full of zeros; the disk's blocks are claimed."""
+    place = f"teacher {teacher.source}, task {teacher.task.name}"
+    lengths = text_lengths(teacher, texts)
     sizes = {name: int(_offsets(name, shape, lengths)[-1]) for name in names}
-    needed = 2 * sum(sizes.values())
+    needed = stored_bytes(names, shape, lengths)
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if needed > free:

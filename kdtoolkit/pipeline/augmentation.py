@@ -11,7 +11,7 @@ from typing import Any
 
 from ..augment.language import refuse_non_text
 from ..augment.rows import Preview, augmented, preview
-from ..augment.tagger import INDUCED, build_tagger
+from ..augment.tagger import INDUCED, build_tagger, tagger_digest
 from ..augment.words import split
 from ..data.plan import together
 from ..data.prepare import AUGMENTED, TaskRows
@@ -20,6 +20,7 @@ from ..recipe import Recipe
 from ..recipe.schema import Augment
 from ..teacher import Teacher
 from ..tokenizers.teacher import mask_of
+from .run_folder import RunFolder
 from .teach import teacher_checkpoint
 
 
@@ -59,7 +60,21 @@ def augment(recipe: Recipe, data: Mapping[str, TaskRows], folder: Path) -> dict[
         notes[name] = f"augment: {counts}"
         data[name].notes.append(notes[name])
         tries, generated = tries + counts.tries, generated + counts.generated
-    return {"rows": generated, "dropped": tries - generated, "notes": notes}
+    return {"rows": generated, "dropped": tries - generated, "notes": notes, "tagger": tagger_digest(rules)}
+
+
+def forget_other_text(run: RunFolder) -> None:
+    """Has text whose tagger was edited since generated anew; InputError once it is labelled, and more hangs on it."""
+    done, rules = run.done("augment") or {}, run.recipe.augment
+    if rules is None or "tagger" not in done or done["tagger"] == tagger_digest(rules):
+        return
+    if run.done("label") is not None:
+        raise InputError(
+            str(run.path),
+            "its augment.tagger is not the one that its text was generated with",
+            "put its file back as it was, or start a new run with --out",
+        )
+    run.forget("augment")
 
 
 def previews(recipe: Recipe, data: Mapping[str, TaskRows]) -> dict[str, Preview]:

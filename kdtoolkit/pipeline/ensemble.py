@@ -27,7 +27,7 @@ from ..recipe import Recipe
 from ..recipe.schema import TeacherSection
 from ..tasks import Task
 from .held_out import held_out_split
-from .members import Member
+from .members import Member, numbered
 from .run_folder import RunFolder
 
 FILE = "ensemble.json"
@@ -72,18 +72,41 @@ def read_standings(run: RunFolder, task: str) -> list[Standing] | None:
 
 def kept_standings(run: RunFolder, task: str) -> list[Standing]:
     """The members that teach, with weight and temperature, in the order of the stored outputs."""
-    standings = read_standings(run, task)
-    if standings is None:
-        return [
-            Standing(section.name, 0, None, dict(section.options), "", None, True, _number(section.weight), 1.0)
-            for section in run.recipe.teachers_of(task)
-        ]
-    return [standing for standing in standings if standing.kept]
+    return [standing for standing in _standings(run, task) if standing.kept]
+
+
+def kept_names(run: RunFolder, task: str) -> list[str]:
+    """The names of the members that teach, as `Member.name` has them: numbered with those that do not."""
+    standings = _standings(run, task)
+    names = numbered([standing.name for standing in standings])
+    return [name for name, standing in zip(names, standings) if standing.kept]
 
 
 def member_weights(run: RunFolder, task: str) -> list[float]:
-    """The weights of the members that teach."""
-    return [1.0 if standing.weight is None else standing.weight for standing in kept_standings(run, task)]
+    """The weights of the members that teach.
+
+    Raises WorkError if they were chosen anew and the label stage has yet to weigh them: what is stored of a task's
+    teachers may be of others then.
+    """
+    weights = [standing.weight for standing in kept_standings(run, task)]
+    known = [weight for weight in weights if weight is not None]
+    if len(known) < len(weights):
+        raise WorkError(
+            f"{ensemble_path(run, task)}: a teacher has no weight yet, for the run was interrupted before its outputs "
+            f"were stored; resume the run: kdtool distill --resume {run.path}"
+        )
+    return known
+
+
+def _standings(run: RunFolder, task: str) -> list[Standing]:
+    """All members; where no file says it, the sections of the recipe."""
+    standings = read_standings(run, task)
+    if standings is not None:
+        return standings
+    return [
+        Standing(section.name, 0, None, dict(section.options), "", None, True, _number(section.weight), 1.0)
+        for section in run.recipe.teachers_of(task)
+    ]
 
 
 def is_fitted(run: RunFolder, task: str) -> bool:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from ..example import Example
 from ..feature_name import FeatureName, by_token
 from ..files import read_json, write_json
 from ..labels import default_store
-from ..labels.features import MANIFEST, LiveFeatures, StoredFeatures, store_features
+from ..labels.features import MANIFEST, LiveFeatures, StoredFeatures, store_features, stored_bytes, text_lengths
+from ..labels.labelling import Texts
 from ..objectives.further import FurtherTerm
 from ..progress import log
 from ..recipe import Recipe
@@ -39,6 +41,8 @@ from .terms import feature_names, further_terms
 Teachers = Mapping[str, Sequence[Teacher]]
 FEW_PIECES = 16
 SAMPLE_ROWS = 64
+SIZED_TEXTS = 2000
+"""Of more texts, so many are read to estimate what all take on the disk."""
 ALIKE = 0.9
 """Of the tokens of `SAMPLE_ROWS`, so many must be the same piece: a text may hold a written-out special token."""
 
@@ -81,6 +85,45 @@ def refuse_terms(
         teacher = teacher_of(teachers[name])
         if teacher is not None and any(map(by_token, names)):
             _same_reading(recipe, data[name], teacher, folder, teacher_source)
+
+
+class StoredSize(NamedTuple):
+    """Of the hidden states of one task's texts: how many texts there are, which features, and bytes on the disk."""
+
+    texts: int
+    names: tuple[str, ...]
+    bytes: int
+
+
+def stored_sizes(
+    recipe: Recipe,
+    data: Mapping[str, TaskRows],
+    generated: Mapping[str, int],
+    teachers: Teachers,
+    *,
+    teacher_source: str | None,
+) -> dict[str, StoredSize]:
+    """What `store_hidden_states` will write, by task: exact for `SIZED_TEXTS` texts, beyond that counted like them.
+
+    generated: rows that `augment` adds. teachers: fine-tuned or not, such as `refuse_terms` has let pass.
+    """
+    if not recipe.objective.terms or recipe.objective.hidden_states == "live":
+        return {}
+    tasks = [rows.task for rows in data.values()]
+    terms = terms_on_trial(recipe, tasks, shapes_of(teachers), teacher_source)
+    sizes = {}
+    for name, names in feature_names(terms, tasks).items():
+        teacher = teacher_of(teachers[name])
+        if teacher is None or teacher.shape is None:
+            continue
+        texts = Texts.of([data[name].splits["train"]])
+        every = np.arange(len(texts))
+        read = texts.only(np.isin(every, np.linspace(0, len(texts) - 1, min(SIZED_TEXTS, len(texts))).astype(np.int64)))
+        # A teacher that is yet to be made has no tokens, and terms that compare them have refused it.
+        lengths = text_lengths(teacher, read) if any(map(by_token, names)) else np.ones(len(read), np.int64)
+        count = len(texts) + generated.get(name, 0)
+        sizes[name] = StoredSize(count, names, round(stored_bytes(names, teacher.shape, lengths) * count / len(read)))
+    return sizes
 
 
 def store_hidden_states(run: RunFolder, data: Mapping[str, TaskRows], teachers: Teachers, source: str | None) -> None:

@@ -22,7 +22,7 @@ from ..report import ensemble_result, model_card, task_result, validate
 from ..student_folder import CONFIG
 from ..tasks import Task
 from ..training.board import Board
-from .ensemble import kept_standings, member_weights
+from .ensemble import kept_names, kept_standings, member_weights
 from .held_out import calibration_rows, held_out_split
 from .label import teacher_outputs
 from .run_folder import RunFolder, versions
@@ -141,15 +141,9 @@ def write_results(run: RunFolder, data: Mapping[str, TaskRows], results: Mapping
 
 def _said_of(run: RunFolder, task: str) -> list[dict[str, Any]]:
     """Name, weight and temperature of each teacher of a task."""
-    standings = kept_standings(run, task)
-    names = [standing.name for standing in standings]
     return [
-        {
-            "name": f"{s.name}#{s.member + 1}" if names.count(s.name) > 1 else s.name,
-            "weight": s.weight,
-            "temperature": s.temperature,
-        }
-        for s in standings
+        {"name": name, "weight": standing.weight, "temperature": standing.temperature}
+        for name, standing in zip(kept_names(run, task), kept_standings(run, task), strict=True)
     ]
 
 

@@ -24,6 +24,7 @@ class Member:
 
     number: among the `count` teachers of the task; place: of its section in the recipe's list of teachers; turn: of
     that section among those that teach the task; copy: which of the section's own members it is. All from 0.
+    name: the section's, with its number among the task's teachers of that name, from 1, where there are several.
     """
 
     task: str
@@ -35,17 +36,13 @@ class Member:
     section: TeacherSection
     plugin: str
     source: str
+    name: str
 
     @property
     def options(self) -> dict[str, Any]:
         """The section's, with what `vary` gives this member."""
         varied = {key: values[self.copy % len(values)] for key, values in self.section.vary.items()}
         return {**self.section.options, **varied}
-
-    @property
-    def name(self) -> str:
-        """The section's, with the member's number, from 1, where there are several."""
-        return self.section.name if self.section.members == 1 else f"{self.section.name}#{self.copy + 1}"
 
     def build(self, task: Task, source: str | None = None) -> Teacher:
         """The teacher itself; `source` replaces the recipe's name of it (its fine-tuned folder)."""
@@ -75,12 +72,22 @@ def members(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, list[Member]]:
     found: dict[str, list[Member]] = {}
     for task in tasks:
         sections = recipe.teachers_of(task.name)
-        count = sum(section.members for section in sections)
+        names = numbered([section.name for section in sections for _ in range(section.members)])
         found[task.name] = []
         for turn, section in enumerate(sections):
             plugin, source = resolve_teacher(section.name)
             place = next(i for i, listed in enumerate(recipe.teachers) if listed is section)
             for copy in range(section.members):
-                number = len(found[task.name])
-                found[task.name].append(Member(task.name, number, count, place, turn, copy, section, plugin, source))
+                number, count = len(found[task.name]), len(names)
+                found[task.name].append(
+                    Member(task.name, number, count, place, turn, copy, section, plugin, source, names[number])
+                )
     return found
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """The names, each once: one that occurs several times has its number among its like, from 1."""
+    return [
+        f"{name}#{names[: place + 1].count(name)}" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
+    ]

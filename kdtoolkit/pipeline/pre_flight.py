@@ -17,8 +17,8 @@ from ..recipe.checks.training import warnings as training_warnings
 from ..teacher import Teacher
 from .augmentation import previews, refuse_augmentation
 from .check_report import CheckReport
-from .estimate import has_label
-from .features import refuse_terms
+from .estimate import gigabytes, has_label
+from .features import refuse_terms, stored_sizes
 from .refusals import collected, op_device, raise_together, refuse
 from .stages import prepare, something_to_learn
 from .student_estimate import examine_student
@@ -64,6 +64,12 @@ def _examine(
     with collected(problems):
         teachers = build_teachers(recipe, data) if recipe.objective.terms else {}
         refuse_terms(recipe, data, teachers, folder, teacher_source=teacher_checkpoint(recipe))
+        sizes = stored_sizes(recipe, data, generated, teachers, teacher_source=teacher_checkpoint(recipe))
+        for name, (texts, names, size) in sizes.items():
+            report.lines.append(
+                f"{name}: hidden states of the teacher: {gigabytes(size)} on the disk, for {texts:,} texts "
+                f"({', '.join(names)}; float16)"
+            )
     if not problems:
         with collected(problems):
             examine_student(recipe, data, generated, teachers, folder / "student-trial", report)

@@ -25,7 +25,7 @@ from ..student_folder import CONFIG, WEIGHTS, read_config, weights_file
 from ..teacher import Teacher
 from ..tokenizers.base import FILE as TOKENIZER
 from ..training.board import Board
-from .augmentation import augment, mask_token, refuse_augmentation
+from .augmentation import augment, forget_other_text, mask_token, refuse_augmentation
 from .ensemble import member_weights, refuse_without_rows
 from .features import hidden_states_stored, refuse_terms, store_hidden_states, with_hidden_states
 from .held_out import HeldOut, calibration_rows, held_out_split
@@ -76,6 +76,7 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
             for note in rows.notes:
                 log.info("%s: %s", name, note)
         something_to_learn(recipe, data)
+        forget_other_text(run)
         if run.done("augment") is not None:
             augment(recipe, data, run.data)
         labelled = is_labelled(run, data) and hidden_states_stored(run, data)

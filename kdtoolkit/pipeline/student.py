@@ -130,13 +130,15 @@ def _train_apart(
     description: str,
 ) -> FitReport:
     """One student a task. What model.safetensors holds is their common start, which answers for no task."""
-    reports, alone = [], []
+    reports, alone, steps = [], [], 0
     model, config = new_student(recipe, data)
     config = save_student(out, model, config, data.tokenizer)
     for position, task in enumerate(data.tasks):
         if gold_only and not len(data.labelled(position)):
             continue
         target = out / alone_weights(task.name)
+        own_steps = _plan(recipe, data, data.numbers(position)).steps
+        steps += own_steps
         if not target.is_file():
             model, fresh = new_student(recipe, data)
             own = None if measure is None else measure.only(task.name)
@@ -144,15 +146,16 @@ def _train_apart(
                 recipe if own is not None else _unselected(recipe), data, model, fresh, position,
                 seed=derived_seed(recipe.seed, "student"), gold_only=gold_only,
                 checkpoints=checkpoints / task.name, board=boards(task.name), measure=own,
-                description=f"{description} {task.name}", steps=_plan(recipe, data, data.numbers(position)).steps,
+                description=f"{description} {task.name}", steps=own_steps,
             )  # fmt: skip
             reports.append(report)
             with atomic_file(target) as temporary:
                 save_file(weights(model), temporary)
         alone.append(task.name)
     write_json(out / CONFIG, replace(config, alone=tuple(alone)).to_dict())
-    total = {n: sum(getattr(r, n) for r in reports) for n in ("steps", "first_step", "rows", "seconds", "cpu_seconds")}
-    return FitReport(**total)
+    here = {n: sum(getattr(report, n) for report in reports) for n in ("rows", "seconds", "cpu_seconds")}
+    taken = sum(report.steps - report.first_step for report in reports)
+    return FitReport(steps=steps, first_step=steps - taken, **here)
 
 
 def _train(

@@ -179,12 +179,14 @@ def _trained(run: RunFolder, member: Member, teacher: Teacher, data: Mapping[str
 
         def train() -> None:
             log.info("fine-tuning the teacher '%s' on %s", member.name, ", ".join(names))
+            teacher.store = recipe.store
             if teacher.joint:
                 teacher.fine_tune_jointly({name: data[name].task for name in names}, rows, folder, seed=seed)
             else:
                 teacher.fine_tune(rows[member.task], folder, seed=seed)
 
         _from_store_or(run, train, _key(teacher, member, rows, data, seed), folder)
+    teacher.clean_up(folder)
     return _opened(member, teacher, task, folder)
 
 

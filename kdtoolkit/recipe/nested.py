@@ -13,7 +13,7 @@ from .schema import Recipe, TaskSection
 from .shorthands import apply
 from .variants import chosen_variant
 
-OUTER = ("tasks", "seed", "variant", "variants")
+OUTER = ("tasks", "seed", "store", "variant", "variants")
 """What the recipe around it says."""
 KEPT = {"data": ("max_tokens",), "evaluate": ("calibration_rows",)}
 """The sections of which only these keys mean something: the rows are those of the recipe around it."""
@@ -46,16 +46,21 @@ def nested_problems(recipe: Any, tasks: Sequence[str | TaskSection]) -> Iterator
 
 
 def nested_recipe(
-    recipe: str | Mapping[str, Any], tasks: Sequence[Mapping[str, Any]], *, seed: int = 0, folder: str = "."
+    recipe: str | Mapping[str, Any],
+    tasks: Sequence[Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    folder: str = ".",
+    store: str | None = None,
 ) -> Recipe:
     """The whole recipe: those tasks, with the rows in `folder`, and nothing measured that nobody reads.
 
-    tasks: sections of `tasks:`. `nested_problems` says what is wrong with its meaning; here only keys and types are
-    checked (pydantic's ValidationError), so that it can be had for some of the tasks that it names.
+    tasks: sections of `tasks:`. store: of the recipe around it. `nested_problems` says what is wrong with its meaning;
+    here only keys and types are checked (pydantic's ValidationError), so that it can be had for some of the tasks that
+    it names.
     """
-    return Recipe.model_validate(
-        _complete(_values(recipe, [task["name"] for task in tasks]), list(tasks), seed=seed, folder=folder)
-    )
+    values = _complete(_values(recipe, [task["name"] for task in tasks]), list(tasks), seed=seed, folder=folder)
+    return Recipe.model_validate({**values, "store": store})
 
 
 def _outer_keys(recipe: Mapping[str, Any]) -> Iterator[Problem]:

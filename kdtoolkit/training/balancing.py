@@ -26,8 +26,8 @@ class Balancing:
     What is fixed and summed goes the shortest way: one loss, one backward pass. `by_task` tells whether the objective
     has to give the tasks' losses apart.
     With uncertainty weights, `model.log_variances` is a module until `close`; the model's forward pass gives what it
-    says as `HeadOutputs.log_variances`. With pcgrad, `model.student` is what the tasks share (without such an
-    attribute, the whole model).
+    says as `HeadOutputs.log_variances`. With pcgrad, `model.shared_parameters()` is what the tasks share (without such
+    a method, all parameters).
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Balancing:
     def prepare(self, wrapped: nn.Module, seed: int) -> None:
         """Called once the model is wrapped for several processes and before the first step."""
         if self.section.gradients == "pcgrad":
-            shared = getattr(self.model, "student", self.model)
+            shared = getattr(self.model, "shared_parameters", self.model.parameters)()
             self._gradients = ProjectedGradients(self.accelerator, wrapped, self.model, shared, len(self.tasks), seed)
 
     def start(self, step: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -45,20 +46,26 @@ class SummedGradients:
 class ProjectedGradients:
     """PCGrad (Yu et al. 2020, arXiv:2001.06782) over whole windows.
 
-    On the parameters of `shared`, each task's gradient is gathered over all micro-batches of the window and all
+    On the parameters `shared`, each task's gradient is gathered over all micro-batches of the window and all
     processes, and only then projected: cutting a window changes nothing beyond rounding. The other parameters of
-    `model` (heads, projections of the objective's terms, log-variances) get the plain sum, which for a task's own head
-    is that task's gradient. The order of the projections is a function of (seed, step).
+    `model` (tasks' own heads, projections of the objective's terms, log-variances) get the plain sum, which for a
+    task's own head is that task's gradient. The order of the projections is a function of (seed, step).
 
     Costs: one backward pass a task instead of one in all, and the memory of as many gradients of `shared` as there are
     tasks.
     """
 
     def __init__(
-        self, accelerator: Accelerator, wrapped: nn.Module, model: nn.Module, shared: nn.Module, tasks: int, seed: int
+        self,
+        accelerator: Accelerator,
+        wrapped: nn.Module,
+        model: nn.Module,
+        shared: Iterable[nn.Parameter],
+        tasks: int,
+        seed: int,
     ) -> None:
         self.accelerator, self.wrapped, self.tasks, self.seed = accelerator, wrapped, tasks, seed
-        self._shared = [parameter for parameter in shared.parameters() if parameter.requires_grad]
+        self._shared = [parameter for parameter in shared if parameter.requires_grad]
         known = set(self._shared)
         self._others = [p for p in model.parameters() if p.requires_grad and p not in known]
         self._by_task: list[Tensor | None] = [None] * len(self._shared)  # each (tasks, *shape)

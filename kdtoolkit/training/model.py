@@ -36,6 +36,10 @@ class StudentModel(nn.Module):
             return outputs
         return outputs._replace(features=tuple(term(encoded, batch) for term in self.terms))
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Those that several tasks reach, for balances of their gradients: the student's, and what heads share."""
+        return [*self.student.parameters(), *self.heads.shared_parameters()]
+
     def depths(self) -> dict[str, int]:
         """By name of each parameter, its layer, for `optimizer.layer_decay`: the student's own, all others at the top.
 

@@ -193,6 +193,24 @@ def test_a_tagger_of_ones_own_decides_what_is_exchanged_for_what(splits, tmp_pat
     assert all(tuple(map(len, text.split())) in lengths for text in texts(rows))
 
 
+def test_another_tagger_under_the_same_name_makes_another_augmentation(
+    splits, tmp_path, module_of_taggers, monkeypatch
+):
+    rules = Augment(mask=0, ngram=0, replace=0.5, tagger=f"python:{module_of_taggers}:by_length")
+
+    def made():
+        """How often texts were tagged anew."""
+        learnt = []
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "learn", lambda *arguments: learnt.append(1) or learn(*arguments))
+            augmented(splits, rules, tmp_path / "augmented", seed=1)
+        return len(learnt)
+
+    assert [made(), made()] == [1, 0]
+    module_of_taggers.write_text(TAGGERS + "\n# another one\n", encoding="utf-8")
+    assert [made(), made()] == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -64,6 +64,17 @@ def rows_of(tmp_path, texts):
     return write_rows(tmp_path / "train.arrow", TASK, [[Example("mood", text, label=0) for text in texts]])
 
 
+def test_the_bytes_are_those_of_the_files(tmp_path):
+    rows = rows_of(tmp_path, ["a", "good film", "it"])
+    folder = store_features(Spelling(), rows, NAMES, tmp_path / "store")
+    found = {path.stem.replace("-", "/"): np.load(path).nbytes for path in folder.glob("*-*.npy")}
+    for name in NAMES:
+        assert features.stored_bytes([name], SHAPE, np.array([9, 2, 1])) == found[name] > 0
+    assert features.stored_bytes(NAMES, SHAPE, np.array([9, 2, 1])) == sum(found.values())
+    # By hand: 4 features of float16 for each of 12 tokens.
+    assert features.stored_bytes(["hidden/2"], SHAPE, np.array([9, 2, 1])) == 2 * 4 * 12
+
+
 TEXTS = ["a", "good film", "so so", "an awful plot", "it"] * 2 + ["b" * n for n in range(1, 60)]
 
 

@@ -70,6 +70,7 @@ def test_killed_between_two_tasks_it_resumes_to_the_same_bytes(tiny, kdtool, apa
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tiny / "again/student/alone-mood.safetensors").is_file()
     kdtool("distill", "--resume", "again", cwd=tiny)
+    assert state(tiny / "again")["distill"]["steps"] == state(apart)["distill"]["steps"], "those of both processes"
     for task in ("mood", "likeness"):
         name = f"student/alone-{task}.safetensors"
         assert (tiny / "again" / name).read_bytes() == (apart / name).read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 from hashlib import sha256
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.errors import InputError
-from kdtoolkit.pipeline import augmentation, check, evaluate_run, resume_run, run_stages
+from kdtoolkit.pipeline import augmentation, check, evaluate_run, resume_run, run_stages, start_run
 from kdtoolkit.recipe.load import recipe_from_dict
 from kdtoolkit.tasks import Task
 from kdtoolkit.tokenizers import load_tokenizer
@@ -94,6 +95,37 @@ def test_a_run_killed_while_text_is_generated_resumes_to_the_same_bytes(short, r
     for name in ("student/model.safetensors", "data/mood/augmented/rows.arrow", "data/mood/augmented-teacher.npy"):
         one, other = (sha256((folder / name).read_bytes()).hexdigest() for folder in (run, tiny / "killed"))
         assert one == other, name
+
+
+def test_a_tagger_that_is_edited_gives_new_text_until_that_is_labelled(short, tiny):
+    def tagger(key):
+        """Writes the tagger, as a new process would find it."""
+        (tiny / "tags.py").write_text(f"def tags(words):\n    return [str({key}) for word in words]\n")
+        for name in [name for name in sys.modules if name.startswith("kdtoolkit_user_tags_")]:
+            del sys.modules[name]
+
+    def texts(run):
+        return augmented_rows(run).texts(0, len(augmented_rows(run)))[0]
+
+    rules = {**RULES, "replace": 0.6, "tagger": f"python:{tiny / 'tags.py'}:tags"}
+    recipe = recipe_from_dict(short(augment=rules))
+    tagger("word")  # each word is the only one of its kind, so that none is replaced by another
+    run_stages(start_run(recipe, tiny / "run"), until="teach")
+    before = texts(tiny / "run")
+    tagger("word[0]")
+    run_stages(resume_run(tiny / "run"), until="label")
+    run_stages(start_run(recipe, tiny / "straight"), until="label")
+    assert texts(tiny / "run") == texts(tiny / "straight") != before
+    stages = [json.loads((tiny / name / "run.json").read_text())["stages"] for name in ("run", "straight")]
+    assert stages[0]["augment"]["notes"] == stages[1]["augment"]["notes"]
+    said = [np.load(tiny / name / "data/mood/augmented-teacher.npy") for name in ("run", "straight")]
+    assert np.array_equal(*said)
+    tagger("len(word)")
+    with pytest.raises(InputError, match=r"tagger is not the one .* put its file back as it was, or start a new run"):
+        run_stages(resume_run(tiny / "run"))
+    tagger("word[0]")
+    run_stages(resume_run(tiny / "run"), until="label")
+    assert texts(tiny / "run") == texts(tiny / "straight")
 
 
 def test_a_finished_run_without_its_data_generates_them_again(short, run_of):

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 import kdtoolkit
-from kdtoolkit.errors import InputError, InputErrors
+from kdtoolkit.errors import InputError, InputErrors, WorkError
 from kdtoolkit.evaluate import combined, scores
+from kdtoolkit.pipeline import evaluate_run, resume_run, run_stages
 from kdtoolkit.pipeline.ensemble import FILE, Standing, chosen, described, fitted
 from kdtoolkit.pipeline.members import members
 from kdtoolkit.recipe import Recipe
@@ -81,6 +82,25 @@ def test_members_take_seeds_folders_and_options_of_their_own(tmp_path):
         assert len({m.seed(7, joint=joint) for m in some}) == len({m.folder(run, joint=joint) for m in some}) == 4
     assert [m.name for m in some] == ["a", "b#1", "b#2", "b#3"]
     assert some[1].seed(7, joint=False) == listed()[0][1].seed(7, joint=False), "the first is what it was alone"
+
+
+def test_members_of_sections_of_one_name_are_numbered_through_in_log_and_report(tmp_path):
+    from kdtoolkit.pipeline.ensemble import write_standings
+    from kdtoolkit.pipeline.measure import _said_of
+    from kdtoolkit.pipeline.run_folder import RunFolder
+
+    sections = [{"name": "b", "members": 2, "keep": 1}, "a", {"name": "b", "tasks": ["rte"]}]
+    recipe = Recipe.model_validate({"tasks": ["sst2", "rte"], "teachers": sections})
+    found = members(recipe, recipe.task_list())
+    assert [m.name for m in found["rte"]] == ["b#1", "b#2", "a", "b#3"]
+    assert [m.name for m in found["sst2"]] == ["b#1", "b#2", "a"]
+    run = RunFolder(tmp_path, recipe)
+    assert [said["name"] for said in _said_of(run, "rte")] == ["b#1", "a", "b#2"], "of a run that kept no file of it"
+    standings = [
+        Standing(m.section.name, m.copy, 1, {}, "accuracy", None, m.number != 0, 1.0, 1.0) for m in found["rte"]
+    ]
+    write_standings(run, "rte", standings)
+    assert [said["name"] for said in _said_of(run, "rte")] == ["b#2", "a", "b#3"], "as the log had called them"
 
 
 # ----------------------------------------------------------------------------------------------------- who is kept
@@ -182,6 +202,26 @@ def test_one_teacher_is_no_ensemble(mood, run_of):
     results, run = run_of(mood())
     assert results["tasks"]["mood"]["ensemble"] is None
     assert [entry["weight"] for entry in ensemble_of(run)] == [1.0]
+
+
+def test_a_run_whose_teachers_are_chosen_anew_is_not_evaluated_before_they_are_weighed(mood, run_of, tiny, monkeypatch):
+    """The outputs that lie there are those of the members before: weights of 1 would be as wrong as any other."""
+    import kdtoolkit.pipeline.stages as stages
+
+    module = tiny / "teacher_module.py"
+    _, run = run_of(mood(teachers=[{"name": f"python:{module}:score", "weight": weight} for weight in (3.0, 1.0)],
+                         train={"max_steps": 2}, evaluate={"baseline": False}))  # fmt: skip
+    before = evaluate_run(resume_run(run))["tasks"]["mood"]
+    (run / "data/mood/dev-teacher.npy").rename(run / "data/mood/saved.npy")
+    (run / "results.json").unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stages, "label", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_stages(resume_run(run))
+    (run / "data/mood/saved.npy").rename(run / "data/mood/dev-teacher.npy")
+    with pytest.raises(WorkError, match=r"ensemble\.json: .*no weight yet.* kdtool distill --resume .*run"):
+        evaluate_run(resume_run(run))
+    run_stages(resume_run(run))
+    assert evaluate_run(resume_run(run))["tasks"]["mood"]["ensemble"] == before["ensemble"]
 
 
 # -------------------------------------------------------------------------------------------- trained, killed, resumed

@@ -109,6 +109,32 @@ def test_killed_while_states_are_stored_and_again_in_training_it_resumes_to_the_
         assert (tiny / "run/student" / name).read_bytes() == (straight / "student" / name).read_bytes()
 
 
+def test_check_says_what_the_stored_states_will_take(of_bert, tiny, monkeypatch):
+    from kdtoolkit.pipeline import features, stages, teach
+
+    recipe = recipe_from_dict(of_bert())
+    (line,) = (line for line in check(recipe).lines if "hidden states" in line)
+    run_stages(start_run(recipe, tiny / "run"), until="label")
+    folder = Path(json.loads((tiny / "run/data/mood/hidden-states.json").read_text())["folder"])
+    manifest = json.loads((folder / "features.json").read_text())
+    count, taken = manifest["texts"], manifest["bytes"]
+    assert line.startswith(f"mood: hidden states of the teacher: {taken / 1e6:.1f} MB on the disk, for {count} texts")
+    assert all(name in line for name in manifest["names"])
+
+    data = stages.prepare(recipe, tiny / "data-of-check")
+    teachers, source = teach.build_teachers(recipe, data), teach.teacher_checkpoint(recipe)
+
+    def size(generated=0, **objective):
+        changed = recipe.model_copy(update={"objective": recipe.objective.model_copy(update=objective)})
+        found = features.stored_sizes(changed, data, {"mood": generated}, teachers, teacher_source=source)
+        return found["mood"].bytes if found else 0
+
+    assert size() == taken and size(hidden_states="live") == size(terms=[]) == 0
+    # Of more texts than are read, the others are counted like those, and so is generated text.
+    monkeypatch.setattr(features, "SIZED_TEXTS", 40)
+    assert size() == pytest.approx(taken, rel=0.05) and size(generated=count) == pytest.approx(2 * taken, rel=0.05)
+
+
 def test_live_states_resume_to_the_same_bytes(of_bert, run_of, tiny, monkeypatch):
     import kdtoolkit.training.loop as loop
 

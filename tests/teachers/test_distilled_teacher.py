@@ -257,6 +257,7 @@ OUTER = {"tasks": ["sst2", "mrpc"], "data": {"folder": "x"}}
         ({"tain": {}}, r"teachers\.0\.recipe\.tain: there is no such key; did you mean 'train'"),
         ({"teachers": []}, r"teachers\.0\.recipe\.teachers: no teacher is given"),
         ({"tasks": ["sst2"]}, r"teachers\.0\.recipe\.tasks: is what the recipe around this one says; leave it out"),
+        ({"store": "y"}, r"teachers\.0\.recipe\.store: is what the recipe around this one says; leave it out"),
         ({"data": {"folder": "y"}}, r"teachers\.0\.recipe\.data\.folder: means nothing within a teacher.*max_tokens"),
         (
             {"teachers": [{"name": "distilled", "recipe": {"train": {"epochs": -1}, "teachers": ["a/b"]}}]},

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from kdtoolkit.balance import shuffled_orders
+from kdtoolkit.balance import projected_sum, shuffled_orders
 from kdtoolkit.data.batch_plan import BatchPlan
 from kdtoolkit.data.collate import Batch
 from kdtoolkit.heads import MultiTaskHeads
 from kdtoolkit.objectives import DistillationObjective
-from kdtoolkit.recipe.schema import Balance, Objective, Optimizer, Train
-from kdtoolkit.student import Student, Tokens
+from kdtoolkit.recipe.schema import Balance, HeadOptions, Heads, Objective, Optimizer, Train
+from kdtoolkit.student import Encoded, Student, Tokens
 from kdtoolkit.tasks import Task
 from kdtoolkit.training import StudentModel, fit
 from kdtoolkit.training.checkpoint import read_tensors
@@ -206,6 +207,39 @@ def test_a_pcgrad_step_projects_each_task_s_gradient_of_the_whole_window_on_the_
     assert (projected.sum(0) - flat.sum(0)).abs().max() > 1e-4
     for name in by_task[0].keys() - set(shared):
         torch.testing.assert_close(-step[name], sum(gradients[name] for gradients in by_task), atol=1e-6, rtol=1e-4)
+
+
+class States(Mean):
+    """Gives token states as well, which some heads read."""
+
+    def encode(self, batch):
+        states = self.layer(self.embed(batch.ids)).tanh()
+        return Encoded(states.mean(1), states)
+
+
+@pytest.mark.parametrize("sharing", [("topics", "score"), ("topics", "score", "moods"), ("moods",)])
+def test_pcgrad_projects_what_several_heads_share_like_the_student_they_share(monkeypatch, sharing):
+    attention = HeadOptions(name="biattention", width=3, shared=True)
+
+    def of_pairs():
+        torch.manual_seed(3)
+        heads = Heads(tasks=dict.fromkeys(sharing, attention))
+        return StudentModel(States(), MultiTaskHeads(TASKS, 5, pairs="separate", mixed=True, heads=heads))
+
+    monkeypatch.setattr(sys.modules[__name__], "new_model", lambda *options: of_pairs())
+    by_task = task_gradients()
+    several = ("student.", "heads.shared_biattention.") if len(sharing) > 1 else ("student.",)
+    shared = [name for name in by_task[0] if name.startswith(several)]
+    flat = torch.stack([torch.cat([gradients[name].flatten() for name in shared]) for gradients in by_task]).double()
+    assert (flat @ flat.t() < 0).any()
+    orders = shuffled_orders(3, derived_seed(5, 0, "pcgrad"))
+    weights = projected_sum(flat @ flat.t(), orders)
+    assert (weights - 1).abs().max() > 1e-3
+    step = one_step(BALANCES["pcgrad"])
+    for name in by_task[0]:
+        of_tasks = torch.stack([gradients[name] for gradients in by_task])
+        factors = weights.float() if name in shared else torch.ones(3)
+        torch.testing.assert_close(-step[name], torch.tensordot(factors, of_tasks, 1), atol=1e-6, rtol=1e-3)
 
 
 def test_uncertainty_weights_a_row_by_its_task_s_precision():

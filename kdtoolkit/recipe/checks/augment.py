@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from ...errors import did_you_mean
 from ..document import KeyPath, Problem
-from ..schema import Recipe
+from ..schema import Augment, Recipe
 
 NOT_IN_A_WORD = set(".,()!?;:'\"")
 """Marks at which the tokenizer `words` cuts, or which it leaves out."""
+SERVES = {"mask_token": "mask", "tagger": "replace", "classes": "replace", "longest_ngram": "ngram"}
+"""The rule that alone reads an option; a rule of probability 0 reads nothing."""
 
 
 def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
@@ -32,6 +34,18 @@ def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
     if rules.tagger != "induced" and not (kind == "python" and all(function.rpartition(":")[::2])):
         message = f"'{rules.tagger}' is unknown; 'induced', or python:module:function"
         yield Problem(("augment", "tagger"), message)
+    yield from _unread(rules)
+
+
+def _unread(rules: Augment) -> Iterator[Problem]:
+    """Options that no rule reads as the others are, if they are not at their default."""
+    unread = {name: f"augment.{rule} is 0" for name, rule in SERVES.items() if getattr(rules, rule) == 0}
+    if rules.tagger != "induced":
+        unread.setdefault("classes", f"augment.tagger is '{rules.tagger}'")
+    read = ", ".join(sorted(Augment.model_fields.keys() - unread))
+    for name, reason in unread.items():
+        if getattr(rules, name) != Augment.model_fields[name].default:
+            yield Problem(("augment", name), f"is not read where {reason}; these are: {read}")
 
 
 def _tasks(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
