@@ -14,7 +14,8 @@ TASKS, SMALL = "[sst2, qqp, stsb, mrpc, {name: cr, labels: [negative, positive]}
 DATA = options(
     tasks=TASKS, data__cr__text="sentence1", data__sst2__rows=2500, data__qqp__rows=2500, data__stsb__rows=1200,
     data__mrpc__rows=500, data__cr__rows=500, data__mrpc__both_orders=False, data__stsb__both_orders=False,
-    data__max_tokens=40, evaluate__calibration_rows=100, evaluate__latency=False, evaluate__bootstrap=0,
+    data__max_tokens=40, evaluate__calibration_rows=100, evaluate__baseline=False, evaluate__latency=False,
+    evaluate__bootstrap=0,
 )  # fmt: skip
 TEACH = options(
     teachers__0__epochs=2,
@@ -31,13 +32,9 @@ STUDENT = options(
 def runs(given: argparse.Namespace, seed: int) -> list[Run]:
     base = ["--recipe", "bam", "--data", given.data, *DATA, *TEACH, *STUDENT]
     base += ["--teacher", given.teacher, "--student", f"hf:{given.teacher}"]
-    other = options(evaluate__baseline=False)
     return [
         Run("annealed", base),
-        *(
-            Run(name, [*base, *other, *options(variant=name)])
-            for name in ("pure_distillation", "fixed_half", "by_size")
-        ),
+        *(Run(name, [*base, *options(variant=name)]) for name in ("pure_distillation", "fixed_half", "by_size")),
     ]
 
 
@@ -50,11 +47,9 @@ Experiment(
         Claim("size^0.75 beats size on MRPC and CR", average("annealed", tasks=SMALL), average("by_size", tasks=SMALL)),
         Claim("size^0.75 beats size on average", average("annealed"), average("by_size")),
         Claim("the student beats its single-task teachers", average("annealed"), average("annealed", "teacher")),
-        Claim("the student beats Multi (gold labels)", average("annealed"), average("annealed", "gold_only")),
     ],
     rows={
         "Single (the teachers)": average("annealed", "teacher"),
-        "Multi (gold labels)": average("annealed", "gold_only"),
         "Single to Multi, annealed (BAM)": average("annealed"),
         "lambda 0": average("pure_distillation"),
         "lambda 0.5": average("fixed_half"),
