@@ -146,12 +146,26 @@ class Checkpoint:
             raise InputError(self.place, cause, "fetch it again")
         return model.eval()
 
+    @property
+    def heads(self) -> dict[str, dict[str, Any]]:
+        """Name and options of the heads in `HEADS`, by task; empty where nothing was said of them: all are linear."""
+        return dict(self.record.get("heads", {}))
+
     def head(self, task: str) -> tuple[Tensor, Tensor]:
         """weight (outputs, features) and bias (outputs,) of one of `joint_tasks`."""
+        tensors = self.head_tensors(task)
+        try:
+            return tensors[f"weight.{task}"], tensors[f"bias.{task}"]
+        except KeyError as error:
+            raise WorkError(f"{self.folder / HEADS}: has no head of '{task}'; make it again") from error
+
+    def head_tensors(self, task: str) -> dict[str, Tensor]:
+        """Tensors of the head of one of `joint_tasks`, by name: weight.TASK, bias.TASK, san.TASK.cell.bias_hh ..."""
         path = self.folder / HEADS
         try:
             with safe_open(path, framework="pt") as file:
-                return file.get_tensor(f"weight.{task}"), file.get_tensor(f"bias.{task}")
+                names = [name for name in file.keys() if name.split(".")[1:2] == [task]]  # noqa: SIM118
+                return {name: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise WorkError(f"{path}: is damaged ({error}); delete {self.folder} and resume the run") from error
 

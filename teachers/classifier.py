@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from kdtoolkit.data.collate import Batch
 from kdtoolkit.encoder_layers import depths_of
 from kdtoolkit.heads import HeadOutputs, MultiTaskHeads
 from kdtoolkit.student import Encoded
 from kdtoolkit.tasks import Task
 
 if TYPE_CHECKING:
-    from kdtoolkit.data.collate import Batch
+    from kdtoolkit.recipe.schema import Heads
     from kdtoolkit.student import Tokens
 
 
@@ -54,21 +55,31 @@ def with_heads(model: nn.Module, encoder: str) -> dict[str, int]:
 
 
 class SharedEncoder(nn.Module):
-    """One encoder under a linear head a task, as it is trained (MT-DNN: Liu et al. 2019, arXiv:1901.11504, section 3).
+    """One encoder under a head a task, as it is trained (MT-DNN: Liu et al. 2019, arXiv:1901.11504, section 3).
 
-    What the heads read is the checkpoint's own pooled first token where the architecture has a pooler, else the first
-    token's last state. dropout: on that.
+    What linear heads read is the checkpoint's own pooled first token where the architecture has a pooler, else the
+    first token's last state. dropout: on that. heads: None: all are linear; SAN reads the last states of all tokens.
     """
 
-    def __init__(self, encoder: Any, tasks: Sequence[Task], *, dropout: float, mixed: bool) -> None:
+    def __init__(
+        self, encoder: Any, tasks: Sequence[Task], *, dropout: float, mixed: bool, heads: Heads | None = None
+    ) -> None:
         super().__init__()
         self.encoder, self.dropout = encoder, nn.Dropout(dropout)
         # Two texts are one sequence here, whatever head the student has.
         joint = [task.with_(head="auto") for task in tasks]
-        self.heads = MultiTaskHeads(joint, encoder.config.hidden_size, pairs="joint", mixed=mixed)
+        self.heads = MultiTaskHeads(joint, encoder.config.hidden_size, pairs="joint", mixed=mixed, heads=heads)
 
     def forward(self, batch: Batch) -> HeadOutputs:
-        return self.heads(Encoded(pooled=self.dropout(pooled(self.encoder, batch.tokens))), batch)
+        encoded = read(self.encoder, batch.tokens)
+        encoded.pooled = self.dropout(encoded.pooled)
+        return self.heads(encoded, batch)
+
+    def outputs(self, tokens: Tokens) -> Tensor:
+        """(rows, outputs) of the one task that there is, in the label order of the training."""
+        rows = torch.arange(len(tokens.ids), device=tokens.ids.device)
+        unlabelled = torch.full(rows.shape, torch.nan, device=rows.device)
+        return self(Batch(tokens, rows, None, torch.zeros_like(rows), unlabelled)).outputs
 
     def depths(self) -> dict[str, int]:
         """Depth of each parameter, by name: see `with_heads`."""
@@ -76,7 +87,7 @@ class SharedEncoder(nn.Module):
 
 
 class OneHead(nn.Module):
-    """The encoder and the head of one task, as a trained `SharedEncoder` left them.
+    """The encoder and the linear head of one task, as a trained `SharedEncoder` left them.
 
     weight: (outputs, features); bias: (outputs,).
     """
@@ -88,7 +99,7 @@ class OneHead(nn.Module):
 
     def outputs(self, tokens: Tokens) -> Tensor:
         """(rows, outputs) in the label order of the training."""
-        return nn.functional.linear(pooled(self.encoder, tokens), self.weight, self.bias)
+        return nn.functional.linear(read(self.encoder, tokens).pooled, self.weight, self.bias)
 
 
 def arguments(model: Any, tokens: Tokens) -> dict[str, Tensor]:
@@ -99,8 +110,8 @@ def arguments(model: Any, tokens: Tokens) -> dict[str, Tensor]:
     return read
 
 
-def pooled(encoder: Any, tokens: Tokens) -> Tensor:
-    """(rows, features): the encoder's own pooled output, or its first token's last state where it has no pooler."""
+def read(encoder: Any, tokens: Tokens) -> Encoded:
+    """pooled: the encoder's own pooled output, or its first token's last state where it has no pooler; and states."""
     answer = encoder(**arguments(encoder, tokens))
-    found = getattr(answer, "pooler_output", None)
-    return answer.last_hidden_state[:, 0] if found is None else found
+    states, found = answer.last_hidden_state, getattr(answer, "pooler_output", None)
+    return Encoded(pooled=states[:, 0] if found is None else found, states=states)

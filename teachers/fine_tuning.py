@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from hashlib import blake2b
 from pathlib import Path
@@ -110,9 +110,15 @@ def for_training(config: Any, reader: Reader, settings: Settings) -> Any:
 
 
 def training_key(
-    base: Checkpoint, reader: Reader, tasks: Sequence[Task], rows: Sequence[Rows], settings: Settings, seed: int
+    base: Checkpoint,
+    reader: Reader,
+    tasks: Sequence[Task],
+    rows: Sequence[Rows],
+    settings: Settings,
+    seed: int,
+    further: Mapping[str, Any] | None = None,
 ) -> str:
-    """Hex digits that change with whatever changes the weights that a training gives."""
+    """Hex digits that change with whatever changes the weights that a training gives. further: facts of its own."""
     digest = blake2b(digest_size=16)
     facts = {
         "base": base.digest(),
@@ -120,6 +126,7 @@ def training_key(
         "task": tasks[0].to_dict() if len(tasks) == 1 else [task.to_dict() for task in tasks],
         "settings": settings.facts(),
         "seed": seed,
+        **(further or {}),
     }
     digest.update(json.dumps(facts, sort_keys=True).encode())
     for some in rows:

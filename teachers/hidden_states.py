@@ -16,7 +16,7 @@ from kdtoolkit.feature_name import FeatureName, corner
 from kdtoolkit.student import Tokens
 from kdtoolkit.teacher import Features
 
-from .classifier import Classifier, OneHead, arguments
+from .classifier import Classifier, OneHead, SharedEncoder, arguments
 
 
 def check_names(config: Any, names: Sequence[str], place: str) -> None:
@@ -34,9 +34,9 @@ def check_names(config: Any, names: Sequence[str], place: str) -> None:
             raise InputError(f"{place}: {name}", f"its last layer is {sizes.layers if sizes else 0}")
 
 
-def encoder_of(model: Classifier | OneHead) -> Any:
+def encoder_of(model: Classifier | OneHead | SharedEncoder) -> Any:
     """The encoder under a head."""
-    return model.encoder if isinstance(model, OneHead) else model.model.base_model
+    return model.model.base_model if isinstance(model, Classifier) else model.encoder
 
 
 def encoded_by(encoder: Any, tokens: Tokens, names: Sequence[str]) -> Encoded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -22,14 +23,15 @@ from kdtoolkit.shape import Shape
 from kdtoolkit.tasks import Task
 from kdtoolkit.teacher import Features, Teacher
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, set_dropout
 from .label_map import LabelMap, explicit, generic, identity, reconcile
 from .sequences import Reader, padded, texts_of
+from .task_heads import asked, records, refuse, trained_head
 
 if TYPE_CHECKING:
     from kdtoolkit.data.rows import Rows
 
-    from .classifier import Classifier, OneHead
+    from .classifier import Classifier, OneHead, SharedEncoder
     from .settings import Settings
 
 MAX_TOKENS = 128
@@ -57,9 +59,11 @@ class HuggingFaceTeacher(Teacher):
     revision: of a hub id.
     multitask: one encoder is fine-tuned on the gold labels of all tasks of the recipe that have some, whichever it
     teaches, with a head a task (MT-DNN: arXiv:1901.11504; MKD's teacher: arXiv:1911.03588). sampler_exponent (a task's
-    share of an epoch is its size to that power), batch (one_task | mixed): of that.
+    share of an epoch is its size to that power), batch (one_task | mixed): of that. heads: as the recipe's section of
+    that name, two texts being one sequence; None: a linear head a task. Its dropout, if unsaid, is the encoder's.
     refine: {epochs, learning_rate}; each task that it teaches then gets a fine-tuned copy with a fresh head of its own,
-    as MT-DNN-KD makes its teachers (arXiv:1904.09482, section 3.1).
+    as MT-DNN-KD makes its teachers (arXiv:1904.09482, section 3.1); with `heads` it goes on with its trained head,
+    unless `head` is "new".
     trust_remote_code: run Python code that comes with the checkpoint.
     Raises InputError if the checkpoint is not there, cannot be read, or its labels are ambiguous.
     """
@@ -91,6 +95,7 @@ class HuggingFaceTeacher(Teacher):
         multitask: bool = False,
         sampler_exponent: float = 1.0,
         batch: Literal["one_task", "mixed"] = "one_task",
+        heads: Mapping[str, Any] | None = None,
         refine: Mapping[str, float] | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
@@ -116,7 +121,10 @@ class HuggingFaceTeacher(Teacher):
         self._check("bias_correction", bias_correction or adamw, bias_correction, "true, which it is for adamax")
         self._check("sampler_exponent", sampler_exponent >= 0, sampler_exponent, "0 or more")
         self._check("batch", batch in ("one_task", "mixed"), batch, "one_task or mixed")
-        self._check_joint(multitask, label_map, refine, sampler_exponent=sampler_exponent, batch=batch)
+        self._check_joint(multitask, label_map, refine, sampler_exponent=sampler_exponent, batch=batch, heads=heads)
+        self._heads = asked(heads, self.place)
+        if self._heads is not None:
+            refuse(self._heads, task, self.place)
         self.joint = self.learns_all = multitask
         self._refine = None if refine is None else {**REFINE, **refine}
         self.head, self.label_map, self.precision = head, label_map, precision
@@ -141,7 +149,7 @@ class HuggingFaceTeacher(Teacher):
     ) -> None:
         """Refuses options that mean nothing beside each other."""
         if not multitask:
-            defaults = {"sampler_exponent": 1.0, "batch": "one_task"}
+            defaults = {"sampler_exponent": 1.0, "batch": "one_task", "heads": None}
             given = [name for name, value in joint_only.items() if value != defaults[name]]
             given += ["refine"] if refine is not None else []
             if given:
@@ -161,7 +169,7 @@ class HuggingFaceTeacher(Teacher):
         self.checkpoint = Checkpoint(folder, self.place, trust_remote_code=self.trust_remote_code)
         self.max_tokens = self._longest_text()
         self._map = self._find_map()
-        self._model: Classifier | OneHead | None = None
+        self._model: Classifier | OneHead | SharedEncoder | None = None
         self._reader: Reader | None = None
 
     def _longest_text(self) -> int:
@@ -213,6 +221,7 @@ class HuggingFaceTeacher(Teacher):
         task, known = self.task, self.checkpoint.joint_tasks
         if task.name not in known or (self.head == "new" and self.checkpoint.record.get("head") != "new"):
             return None
+        self._check_trained_heads()
         kind, labels = known[task.name]["kind"], known[task.name]["labels"]
         found = reconcile(labels, task.labels) if kind == task.kind != "regression" else None
         if kind == task.kind == "regression":
@@ -225,6 +234,18 @@ class HuggingFaceTeacher(Teacher):
                 "name the labels alike, or set `head: new` to train it afresh",
             )
         return found
+
+    def _check_trained_heads(self) -> None:
+        """Raises InputError where the task has a trained head, and another one is asked for."""
+        checkpoint, name = self.checkpoint, self.task.name
+        if self._heads is None:
+            return
+        wanted = records(self._heads, [self.task], checkpoint.config)[name]
+        found = checkpoint.heads.get(name, {"name": "linear"})
+        if found != wanted:
+            theirs, ours = (", ".join(f"{key}: {value}" for key, value in head.items()) for head in (found, wanted))
+            cause = f"{{{ours}}} is asked for '{name}', and the checkpoint has {{{theirs}}}"
+            raise InputError(f"{self.place}: heads", cause, "leave it out, or set `head: new` to train it afresh")
 
     @property
     def ready(self) -> bool:
@@ -239,7 +260,8 @@ class HuggingFaceTeacher(Teacher):
 
     @property
     def refines(self) -> bool:
-        return self._refine is not None and bool(self.checkpoint.joint_tasks)
+        checkpoint = self.checkpoint
+        return self._refine is not None and bool(checkpoint.joint_tasks) and not checkpoint.record.get("refined")
 
     @property
     def folder(self) -> Path:
@@ -322,19 +344,28 @@ class HuggingFaceTeacher(Teacher):
         return joined([s.ids for s in sequences], names, batches())
 
     def fine_tune(self, rows: Rows, folder: Path, *, seed: int, **options: Any) -> None:
-        """Trains a fresh head and the encoder on the labelled rows and answers from `folder` afterwards.
+        """Trains a head and the encoder on the labelled rows and answers from `folder` afterwards.
 
-        options: replace the constructor's fine-tuning options. Restarted, it resumes, bit for bit; the result is a
-        plain Hugging Face folder.
+        The head is a fresh one, but where a joint training is refined that has `heads`. options: replace the
+        constructor's fine-tuning options. Restarted, it resumes, bit for bit; the result is a plain Hugging Face
+        folder.
         """
         from .fine_tuning import fine_tune
+        from .multi_task import fine_tune_jointly
 
+        task, checkpoint = self.task, self.checkpoint
         if self.refines:
             # What the recipe says of several tasks means nothing for one.
             options = {"sampler_exponent": 1.0, "batch": "one_task", **(self._refine or {}), **options}
         settings = self._settings(options)
         with self._counting_cuts(len(rows)) as reader:
-            fine_tune(self.checkpoint, reader, self.task, rows, folder, settings, seed=seed, head=self.head)
+            if self.refines and task.name in checkpoint.heads and self._map is not None:
+                fine_tune_jointly(
+                    checkpoint, reader, {task.name: task}, {task.name: rows}, folder, settings, seed=seed,
+                    head=self.head, heads={task.name: checkpoint.heads[task.name]}, refined=self._map,
+                )  # fmt: skip
+            else:
+                fine_tune(checkpoint, reader, task, rows, folder, settings, seed=seed, head=self.head)
         self.close()
         self._use(folder)
 
@@ -344,12 +375,21 @@ class HuggingFaceTeacher(Teacher):
         """Trains the encoder and a fresh head a task on the labelled rows of all tasks, and answers from `folder`.
 
         Restarted, it resumes, bit for bit; the result is a plain Hugging Face folder, with heads.safetensors beside it.
+        Raises InputError for a head that one of the tasks cannot have.
         """
         from .multi_task import fine_tune_jointly
 
+        settings, heads = self._settings({}), None
+        if self._heads is not None:
+            for task in tasks.values():
+                refuse(self._heads, task, self.place)
+            config = deepcopy(self.checkpoint.config)
+            if settings.dropout is not None:
+                set_dropout(config, settings.dropout)
+            heads = records(self._heads, list(tasks.values()), config)
         with self._counting_cuts(sum(map(len, rows.values()))) as reader:
             fine_tune_jointly(
-                self.checkpoint, reader, tasks, rows, folder, self._settings({}), seed=seed, head=self.head
+                self.checkpoint, reader, tasks, rows, folder, settings, seed=seed, head=self.head, heads=heads
             )
         self.close()
         self._use(folder)
@@ -372,14 +412,17 @@ class HuggingFaceTeacher(Teacher):
     def close(self) -> None:
         self._model = None
 
-    def _loaded(self) -> Classifier | OneHead:
+    def _loaded(self) -> Classifier | OneHead | SharedEncoder:
         if self._model is None:
             from .classifier import Classifier, OneHead
 
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             checkpoint = self.checkpoint
-            if checkpoint.joint_tasks:
-                model: Classifier | OneHead = OneHead(checkpoint.load_encoder(), *checkpoint.head(self.task.name))
+            model: Classifier | OneHead | SharedEncoder
+            if self.task.name in checkpoint.heads:
+                model = trained_head(checkpoint, self.task.name)
+            elif checkpoint.joint_tasks:
+                model = OneHead(checkpoint.load_encoder(), *checkpoint.head(self.task.name))
             else:
                 model = Classifier(checkpoint.load())
             self._model = model.to(device).eval()
@@ -388,7 +431,11 @@ class HuggingFaceTeacher(Teacher):
     def _reading(self) -> Reader:
         if self._reader is None:
             self._reader = Reader(
-                self.folder, self.place, max_tokens=self.max_tokens, trust_remote_code=self.trust_remote_code
+                self.folder,
+                self.place,
+                max_tokens=self.max_tokens,
+                trust_remote_code=self.trust_remote_code,
+                apart=self._heads is not None or bool(self.checkpoint.heads),
             )
         return self._reader
 

@@ -29,8 +29,10 @@ from .checkpoint import HEADS, Checkpoint, head_dropout
 from .classifier import SharedEncoder
 from .fine_tuning import for_training, is_finished, refuse_layer_decay, training_key
 from .gold_batches import GoldBatches, GoldRows, labelled_rows, scale
+from .label_map import LabelMap
 from .sequences import Reader, read_rows
 from .settings import Settings
+from .task_heads import HeadRecord, load, refuse_unread, section_of, to_go_on_from
 
 
 def fine_tune_jointly(
@@ -43,13 +45,19 @@ def fine_tune_jointly(
     *,
     seed: int,
     head: str,
+    heads: Mapping[str, HeadRecord] | None = None,
+    refined: LabelMap | None = None,
 ) -> None:
-    """Trains the encoder of `base` and a fresh head a task on the labelled rows of all tasks.
+    """Trains the encoder of `base` and a head a task on the labelled rows of all tasks.
 
-    `folder` then is a plain Hugging Face encoder with `HEADS` beside it, weight.TASK and bias.TASK, whose config.json
-    names the tasks and their labels; regression heads give values in the labels' unit. Until it is finished, `folder`
-    holds the checkpoints and tokens of this very training, from which a restart resumes, bit for bit.
-    The heads' weights, the batches and the dropout are functions of the seed.
+    heads: of each task; None: a linear one each. refined: `base` is trained on several tasks together, and is refined
+    on the one that is given, from its head for it or, with the head "new", from a fresh one; of which columns the
+    task's labels are there.
+    `folder` then is a plain Hugging Face encoder with `HEADS` beside it, weight.TASK and bias.TASK and what else a head
+    has, whose config.json names the tasks, their labels and their `heads`; regression heads give values in the labels'
+    unit. Until it is finished, `folder` holds the checkpoints and tokens of this very training, from which a restart
+    resumes, bit for bit.
+    Fresh heads' weights, the batches and the dropout are functions of the seed.
     """
     listed = list(tasks.values())
     labels = {task.name: rows[task.name].labels() for task in listed}
@@ -57,7 +65,11 @@ def fine_tune_jointly(
         if not len(labelled_rows(labels[task.name])):
             remedy = "give labels, or leave the task out of the recipe"
             raise InputError(base.place, f"there are no labelled rows of '{task.name}' to train it on", remedy)
-    key = training_key(base, reader, listed, [rows[task.name] for task in listed], settings, seed)
+    if heads is not None:
+        refuse_unread(heads, listed, reader, base.place)
+    goes_on = refined is not None and head != "new"
+    facts = {} if heads is None else {"heads": heads, "goes_on": goes_on}
+    key = training_key(base, reader, listed, [rows[task.name] for task in listed], settings, seed, facts)
     if is_finished(folder, key):
         return
     process = PartialState(cpu=not torch.cuda.is_available())
@@ -77,10 +89,19 @@ def fine_tune_jointly(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = _config(base, reader, listed, settings, key, head)
+        if heads is not None:
+            config.kdtoolkit |= {"heads": dict(heads)} | ({"refined": True} if refined is not None else {})
         model = SharedEncoder(
-            base.load_encoder(config), listed, dropout=head_dropout(config), mixed=settings.batch == "mixed"
+            base.load_encoder(config),
+            listed,
+            dropout=head_dropout(config) if heads is None else 0.0,  # else each head has its own rate
+            mixed=settings.batch == "mixed",
+            heads=None if heads is None else section_of(heads),
         )
+    if refined is not None and goes_on:
+        load(model, to_go_on_from(base, listed[0], refined, scaling[0]), base)
     refuse_layer_decay(base, model, settings)
+    what = f"one teacher of {len(listed)} tasks" if refined is None else f"the teacher of {listed[0].name}"
     report = fit(
         model,
         batches,
@@ -90,7 +111,7 @@ def fine_tune_jointly(
         train=settings.train_section(),
         seed=seed,
         checkpoints=work / "checkpoints",
-        description=f"fine-tuning one teacher of {len(listed)} tasks",
+        description=f"fine-tuning {what}",
     )
     log.info("teacher of %s: %d steps in %.0f s", ", ".join(tasks), report.steps, report.seconds)
     if process.is_main_process:
@@ -111,8 +132,8 @@ def _config(base: Checkpoint, reader: Reader, tasks: list[Task], settings: Setti
 
 def _heads(model: SharedEncoder, tasks: list[Task], scaling: list[tuple[float, float]]) -> dict[str, torch.Tensor]:
     """The heads by name, with the labels' unit in those of regressions."""
-    trained, tensors = model.heads.state_dict(), {}
+    tensors = dict(model.heads.state_dict())
     for task, (mean, deviation) in zip(tasks, scaling):
         weight, bias = f"weight.{task.name}", f"bias.{task.name}"
-        tensors[weight], tensors[bias] = trained[weight] * deviation, trained[bias] * deviation + mean
+        tensors[weight], tensors[bias] = tensors[weight] * deviation, tensors[bias] * deviation + mean
     return tensors

@@ -30,10 +30,13 @@ class Reader:
     """The tokenizer of a checkpoint folder, used exactly as its own post-processor says.
 
     max_tokens: longest sequence, special tokens included; longer pairs lose tokens of the longer text first.
+    apart: whether the texts of a pair are told apart also where the tokenizer gives both one type, as RoBERTa's does.
     `truncated` counts the texts that were cut. Raises InputError if there is no tokenizer of the fast kind.
     """
 
-    def __init__(self, folder: Path, place: str, *, max_tokens: int, trust_remote_code: bool) -> None:
+    def __init__(
+        self, folder: Path, place: str, *, max_tokens: int, trust_remote_code: bool, apart: bool = False
+    ) -> None:
         from transformers import AutoTokenizer
 
         try:
@@ -46,7 +49,7 @@ class Reader:
         # Some tokenizer.json files carry padding to a fixed length (MiniLM: 128).
         backend.no_padding()
         backend.enable_truncation(max_tokens, strategy="longest_first")
-        self._backend, self.max_tokens = backend, max_tokens
+        self._backend, self.max_tokens, self._apart = backend, max_tokens, apart
         self.truncated = 0
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = 0 if pad is None else int(pad)
@@ -58,10 +61,23 @@ class Reader:
         except (TypeError, UnicodeEncodeError):  # lone surrogates, which UTF-8 does not have
             encodings = self._backend.encode_batch([_without_surrogates(text) for text in texts])
         self.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-        return [
-            TokenSequence(np.array(e.ids or [self.pad_id], np.int32), len(e.ids) - sum(e.type_ids) if e.ids else 1)
-            for e in encodings
-        ]
+        return [TokenSequence(np.array(e.ids or [self.pad_id], np.int32), self._first(e)) for e in encodings]
+
+    @property
+    def marks(self) -> int:
+        """How many special tokens a pair gets."""
+        return int(self._backend.num_special_tokens_to_add(True))
+
+    def _first(self, encoding: Any) -> int:
+        """How many of its tokens belong to the first text."""
+        tokens = len(encoding.ids)
+        if not tokens:
+            return 1
+        first = tokens - sum(encoding.type_ids)
+        if first < tokens or not self._apart or encoding.n_sequences < 2:
+            return first
+        # An empty second text has the mark at the end.
+        return next((place for place, text in enumerate(encoding.sequence_ids) if text == 1), tokens - 1)
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files, without this reader's truncation."""

@@ -23,9 +23,16 @@ TEACH = options(
     teachers__0__batch_rows=32,
     teachers__0__max_tokens=80,
     teachers__0__precision="bf16",
+    teachers__0__epsilon=1e-8,
+    teachers__0__bias_correction=True,
 )
 STUDENT = options(
-    train__epochs=3, train__batch_rows=32, train__accumulate=1, train__precision="bf16", optimizer__learning_rate=2e-4
+    train__epochs=3,
+    train__batch_rows=32,
+    train__accumulate=1,
+    train__precision="bf16",
+    optimizer__learning_rate=2e-4,
+    student__pooling="first",
 )
 
 

@@ -14,6 +14,7 @@ from ..heads import refusal
 from ..ops import backend
 from ..progress import log
 from ..recipe import Recipe
+from ..recipe.checks import teacher_heads
 from ..recipe.pretrained import checkpoint_of, from_teacher
 from ..student import Tokens
 from ..student_folder import build_student, student_config
@@ -48,7 +49,7 @@ def raise_together(problems: Sequence[str], source: str = "recipe") -> None:
 
 
 def refuse(recipe: Recipe, tasks: Sequence[Task], folder: Path, *, teacher_source: str | None) -> None:
-    """Raises InputErrors with all that is wrong with options, op backend, tokenizer, student and heads.
+    """Raises InputErrors with all that is wrong with options, teachers' heads, op, tokenizer, student and heads.
 
     tasks: as the data have completed them. folder: for what is tried out; nothing is left there.
     teacher_source: folder or hub id of the first Hugging Face teacher.
@@ -56,6 +57,8 @@ def refuse(recipe: Recipe, tasks: Sequence[Task], folder: Path, *, teacher_sourc
     problems: list[str] = []
     with collected(problems):
         problems += option_problems(recipe)
+    for problem in teacher_heads.of_teachers(recipe, tasks):
+        problems.append(f"{'.'.join(map(str, problem.path))}: {problem.message}")
     with collected(problems):
         backend(op_device())
     width = None

@@ -92,12 +92,10 @@ def _with_tasks(recipe: dict[str, Any], chosen: Sequence[str]) -> dict[str, Any]
     data = _section(recipe, "data")
     recipe["data"] = {key: value for key, value in data.items() if canonical_name(key) not in gone}
     for key in ("objective", "heads"):
-        section = _section(recipe, key)
-        if isinstance(section.get("tasks"), dict):
-            section["tasks"] = {k: v for k, v in section["tasks"].items() if canonical_name(k) not in gone}
-            recipe[key] = section
+        recipe = _without_own(recipe, key, gone)
     if isinstance(recipe.get("teachers"), list):
         recipe["teachers"] = _of_tasks(recipe["teachers"], "tasks", gone)
+        recipe["teachers"] = [_without_own(member, "heads", gone) for member in recipe["teachers"]]
         # What chose among the members goes; they are then chosen by what is left.
         recipe["teachers"] = [
             _without_tasks(member, "keep_by", gone) or {**member, "keep_by": None} for member in recipe["teachers"]
@@ -109,6 +107,15 @@ def _with_tasks(recipe: dict[str, Any], chosen: Sequence[str]) -> dict[str, Any]
     if isinstance(recipe.get("augment"), dict):
         recipe["augment"] = augment
     return recipe
+
+
+def _without_own(item: Any, key: str, gone: Set[str]) -> Any:
+    """The mapping without what the section under `key` says of single tasks that are gone, below its `tasks`."""
+    section = item.get(key) if isinstance(item, dict) else None
+    if not isinstance(section, dict) or not isinstance(section.get("tasks"), dict):
+        return item
+    left = {name: own for name, own in section["tasks"].items() if canonical_name(str(name)) not in gone}
+    return {**item, key: {**section, "tasks": left}}
 
 
 def _of_tasks(items: list[Any], key: str, gone: Set[str]) -> list[Any]:
@@ -175,7 +182,8 @@ def _renamed(member: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _with_student(section: dict[str, Any], name: str) -> dict[str, Any]:
     same = student_plugin(str(section.get("name", "bilstm")), {})[0] == student_plugin(name, {})[0]
-    return {**section, "name": name} if same else {"name": name}
+    kept = {key: value for key, value in section.items() if not (name.startswith("hf:") and key in ("model", "config"))}
+    return {**kept, "name": name} if same else {"name": name}
 
 
 __all__ = ["DEMO", "FILES", "OPTIONS", "apply", "base_recipe", "names", "task_of_file"]

@@ -318,6 +318,50 @@ def test_a_joint_teacher_learns_from_the_tasks_that_it_does_not_teach(plenty, ti
     assert not (tmp_path / "again" / "teacher").exists(), "it is ready for both of its tasks"
 
 
+@pytest.fixture
+def agreement(plenty, tiny):
+    """agreement(...): `plenty` with a task of pairs that have labels; the columns are found in the data."""
+    (tiny / "data/agreement").mkdir()
+    for split in ("train", "dev"):
+        lines = (tiny / "data/likeness" / f"{split}.jsonl").read_text().splitlines()
+        rows = [
+            {"sentence1": row["one"], "sentence2": row["two"], "label": "yes" if row["label"] >= 2 else "no"}
+            for row in map(json.loads, lines)
+        ]
+        path = tiny / "data/agreement" / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = [{"name": "mood", "labels": ["low", "high"]}, {"name": "agreement", "labels": ["no", "yes"]}]
+    return lambda **changes: plenty(**{"tasks": tasks, **changes})
+
+
+def test_members_with_heads_for_pairs_are_chosen_and_refined_under_them(agreement, run_of, bert):
+    heads = {"tasks": {"agreement": {"name": "san", "steps": 2}}}
+    teacher = {"name": str(bert(head=False)), **QUICK, "multitask": True, "members": 2, "keep": 1, "max_steps": 6,
+               "refine": {"epochs": 1, "learning_rate": 0.001}, "heads": heads}  # fmt: skip
+    values = agreement(teachers=[teacher], train={"max_steps": 2}, evaluate={"baseline": False})
+    results, run = run_of(values)
+    which = [entry["kept"] for entry in ensemble_of(run, "agreement")].index(True)
+    for task, head in (("mood", "auto"), ("agreement", "san")):
+        folder = run / "teacher" / task / f"member-{which}"
+        record = json.loads((folder / "config.json").read_text())["kdtoolkit"]
+        assert record["refined"] and {name: own["name"] for name, own in record["heads"].items()} == {task: head}
+        assert np.isfinite(results["tasks"][task]["teacher"]["value"])
+    # Log-probabilities of all rows: what SAN answers.
+    np.testing.assert_allclose(np.exp(stored(run, "dev", "agreement")).sum(-1), 1, atol=1e-5)
+
+
+def test_check_refuses_heads_that_the_data_do_not_fit(agreement, bert):
+    from kdtoolkit.pipeline import check
+
+    teacher = {"name": str(bert(head=False)), **QUICK, "multitask": True, "tasks": ["agreement"]}
+    values = agreement(teachers=[{**teacher, "heads": {"name": "san"}}])
+    with pytest.raises(InputError, match=r"teachers\.0\.heads\.name: task 'mood': 'san' .* the task has one; set"):
+        check(recipe_from_dict(values))
+    fitting = {"tasks": {"agreement": {"name": "san"}}}
+    report = check(recipe_from_dict(agreement(teachers=[{**teacher, "heads": fitting}])))
+    assert any("(one model of all: mood, agreement)" in line for line in report.lines)
+
+
 # -------------------------------------------------------------------------------------------------------- bad input
 BAD = [
     ({"members": 2, "keep": 3}, "keep: 3 cannot be kept of 2"),

@@ -45,6 +45,40 @@ def test_a_problem_of_the_heads_has_its_line_and_a_way_out(tmp_path, text, expec
     assert any(expected in line for line in caught.value.problems), caught.value.problems
 
 
+TEACHER = "tasks: [sst2, mnli, stsb]\nteachers:\n  - name: bert-large\n    multitask: true\n    tasks: [mnli]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{tasks: {qqp: {name: san}}}", "line 6: teachers.0.heads.tasks.qqp: 'qqp' is no task of this recipe"),
+        ("{tasks: {mnli: {name: sann}}}", "teachers.0.heads.tasks.mnli.name: 'sann' is unknown; did you mean 'san'?"),
+        ("{name: san}", "line 6: teachers.0.heads.name: task 'sst2': 'san' reasons from one text to another"),
+        ("{tasks: {stsb: {name: san}}}", "classes, and the task is regression; set heads.tasks.stsb.name: auto"),
+        ("{tasks: {mnli: {name: biattention}}}", "one sequence; use 'auto' or 'san'"),
+        ("{tasks: {mnli: {name: ranking}}}", "on rows one by one; use 'auto' or 'san'"),
+        ("{steps: 3}", "teachers.0.heads.steps: no task has a head that reads it; leave it out, or use san"),
+        ("{tasks: {mnli: {name: san, hidden: 8}}}", "tasks.mnli.hidden: the head 'san' does not read it"),
+        ("{stesp: 3}", "teachers.0.heads.stesp: there is no such key; did you mean 'steps'?"),
+        ("{dropout: 1}", "teachers.0.heads.dropout: 1 is not below 1"),
+        ("[san]", "teachers.0.heads: expected keys and values"),
+    ],
+)
+def test_so_has_a_problem_of_a_teachers_heads(tmp_path, text, expected):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"{TEACHER}    heads: {text}\n", encoding="utf-8")
+    with pytest.raises(InputErrors) as caught:
+        load_recipe(path)
+    assert any(expected in line for line in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize("text", ["{}", "null", "{dropout: 0.1, tasks: {MNLI: {name: san}, stsb: {hidden: 8}}}"])
+def test_a_teachers_heads_that_fit_are_no_problem(tmp_path, text):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"{TEACHER}    heads: {text}\n", encoding="utf-8")
+    assert load_recipe(path).teachers[0].options["multitask"] is True
+
+
 @pytest.mark.parametrize(
     "text",
     [

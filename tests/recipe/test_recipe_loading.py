@@ -13,6 +13,7 @@ from kdtoolkit.errors import InputError
 from kdtoolkit.recipe import Recipe
 from kdtoolkit.recipe.document import read_yaml
 from kdtoolkit.recipe.load import load_recipe, recipe_from_dict, recipe_names, resolved_yaml
+from kdtoolkit.recipe.shorthands import apply
 
 
 def again(recipe: Recipe) -> Recipe:
@@ -129,6 +130,14 @@ def test_several_teachers_are_an_ensemble():
     assert [t.name for t in recipe.teachers] == ["a/b", "labels.parquet"]
     # Options for fine-tuning a model mean nothing to a file.
     assert recipe.teachers[0].options and not recipe.teachers[1].options
+
+
+def test_another_encoder_of_the_same_student_takes_the_place_of_the_first():
+    recipe = load_recipe("bam", shorthands={"student": "hf:roberta"}, overrides=["student.pretrained=false"])
+    assert (recipe.student.name, recipe.student.options) == ("hf:roberta", {"pooling": "pooler", "pretrained": False})
+    spelled = {"student": {"name": "hf", "model": "bert", "pooling": "mean"}}
+    changed, _ = apply(spelled, {"student": "hf:roberta"}, {})
+    assert changed["student"] == {"name": "hf:roberta", "pooling": "mean"}
 
 
 def test_another_student_does_not_inherit_options():

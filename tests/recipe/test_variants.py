@@ -93,9 +93,15 @@ def test_every_variant_of_a_built_in_recipe_loads(name):
         assert load_recipe(name, overrides=[f"variant={variant}"]).variant == variant
 
 
+def test_linear_heads_are_the_teachers_as_well():
+    assert load_recipe("mtdnn_kd").teachers[0].options["heads"]["tasks"]["mnli"]["name"] == "san"
+    recipe = load_recipe("mtdnn_kd", overrides=["variant=linear_heads"])
+    assert recipe.teachers[0].options["heads"] is None and recipe.heads.of("mnli").name == "linear"
+
+
 def test_tasks_on_the_command_line_take_what_speaks_of_other_tasks_along():
     recipe = load_recipe("mtdnn_kd", shorthands={"tasks": "rte,stsb"})
-    assert set(recipe.heads.tasks) == {"rte"}
+    assert set(recipe.heads.tasks) == set(recipe.teachers[0].options["heads"]["tasks"]) == {"rte"}
     assert (recipe.teachers[0].tasks, recipe.teachers[0].keep_by) == (["rte"], ["rte"])
     recipe = load_recipe("mtdnn_kd", shorthands={"tasks": "qqp,stsb"})
     assert (recipe.teachers[0].tasks, recipe.teachers[0].keep_by) == (["qqp"], None)

@@ -25,10 +25,8 @@ GROUP_KINDS = ("ce", "kl")
 
 def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
     """What is wrong with `heads:`, as far as the recipe alone tells; see `heads.refusal` for what needs the student."""
-    for name in recipe.heads.tasks:
-        if name not in names:
-            message = f"'{name}' is no task of this recipe; {did_you_mean(name, names)}"
-            yield Problem(("heads", "tasks", name), message)
+    for problem in unknown_tasks(recipe.heads, names):
+        yield Problem(("heads", *problem.path), problem.message)
     try:
         tasks = recipe.task_list()
     except InputError:  # a name that cannot be one, which the check of `tasks:` reports
@@ -37,10 +35,11 @@ def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
         options = recipe.heads.of(task.name)
         if (cause := unfit(task, options)) is not None:
             message = f"task '{task.name}': '{head_name(task, options)}' {cause}"
-            yield Problem(_place(recipe.heads, task.name), message)
+            yield Problem(("heads", *place_of_name(recipe.heads, task.name)), message)
         elif options.name == "ranking":
             yield from _kind(recipe, task.name)
-    yield from _idle_options(recipe.heads, names)
+    for problem in idle_options(recipe.heads, names):
+        yield Problem(("heads", *problem.path), problem.message)
     yield from _widths(recipe.heads, names)
 
 
@@ -75,9 +74,17 @@ def unfit(task: Task, options: HeadOptions) -> str | None:
     return None
 
 
-def _place(heads: Heads, task: str) -> KeyPath:
+def place_of_name(heads: Heads, task: str) -> KeyPath:
+    """Where in the section the head of a task is named."""
     own = heads.tasks.get(task)
-    return ("heads", "name") if own is None or own.name is None else ("heads", "tasks", task, "name")
+    return ("name",) if own is None or own.name is None else ("tasks", task, "name")
+
+
+def unknown_tasks(heads: Heads, tasks: list[str]) -> Iterator[Problem]:
+    """Names below `tasks:` that are none of the recipe's. Paths within the section."""
+    for name in heads.tasks:
+        if name not in tasks:
+            yield Problem(("tasks", name), f"'{name}' is no task of this recipe; {did_you_mean(name, tasks)}")
 
 
 def _kind(recipe: Recipe, task: str) -> Iterator[Problem]:
@@ -90,8 +97,11 @@ def _kind(recipe: Recipe, task: str) -> Iterator[Problem]:
         yield Problem(path, f"{message}; set objective.tasks.{task}.kind: ce")
 
 
-def _idle_options(heads: Heads, tasks: list[str]) -> Iterator[Problem]:
-    """Options that no head reads; one that is at its default does no harm, and variants may leave it behind."""
+def idle_options(heads: Heads, tasks: list[str]) -> Iterator[Problem]:
+    """Options that no head reads; one that is at its default does no harm, and variants may leave it behind.
+
+    Paths within the section.
+    """
     default = Heads()
     used = {task: OPTIONS[str(heads.of(task).name)] for task in tasks}
     for option in HeadOptions.model_fields:
@@ -99,13 +109,13 @@ def _idle_options(heads: Heads, tasks: list[str]) -> Iterator[Problem]:
             continue
         readers = " or ".join(name for name, options in OPTIONS.items() if option in options)
         if getattr(heads, option) != getattr(default, option) and not any(option in known for known in used.values()):
-            yield Problem(("heads", option), f"no task has a head that reads it; leave it out, or use {readers}")
+            yield Problem((option,), f"no task has a head that reads it; leave it out, or use {readers}")
         for task in tasks:
             own = heads.tasks.get(task)
             given = None if own is None else getattr(own, option)
             if given not in (None, getattr(default, option)) and option not in used[task]:
                 message = f"the head '{heads.of(task).name}' does not read it; leave it out, or use {readers}"
-                yield Problem(("heads", "tasks", task, option), message)
+                yield Problem(("tasks", task, option), message)
 
 
 def _widths(heads: Heads, tasks: list[str]) -> Iterator[Problem]:
