@@ -14,7 +14,7 @@ from common import Claim, Experiment, Figure, Results, Run, average, options
 
 TAUGHT, UNTAUGHT = ["qqp", "sst2"], ["mrpc", "stsb"]
 DATA = options(
-    data__qqp__rows=2000, data__sst2__rows=2000, data__stsb__rows=1200, data__mrpc__rows=800, data__max_tokens=40,
+    data__qqp__rows=1500, data__sst2__rows=1500, data__stsb__rows=800, data__mrpc__rows=600, data__max_tokens=40,
     evaluate__calibration_rows=100, evaluate__latency=False, evaluate__bootstrap=0,
 )  # fmt: skip
 TEACH = options(
