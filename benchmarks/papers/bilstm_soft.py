@@ -12,7 +12,7 @@ from common import Claim, Experiment, Run, average, options
 
 DATA = options(data__sst2__gold_rows=10000, data__sst2__transfer_rows=0)
 STUDENT = options(
-    train__epochs=100, train__max_steps=2400, train__batch_rows=50, data__max_tokens=64, evaluate__latency=False,
+    train__epochs=100, train__max_steps=1600, train__batch_rows=50, data__max_tokens=64, evaluate__latency=False,
     evaluate__bootstrap=0,
 )  # fmt: skip
 

@@ -63,7 +63,6 @@ class Experiment:
         """Makes the runs that are not finished, then prints the tables."""
         parser = argparse.ArgumentParser(description=f"The experiment of {self.name}; see BENCHMARKS.md.")
         parser.add_argument("--teacher", help="folder of the base model")
-        parser.add_argument("--small-teacher", help="the same, cut to a few layers by cut_teacher.py")
         parser.add_argument("--data", required=True, help="folder with the GLUE tasks")
         parser.add_argument("--out", type=Path, default=Path("runs/papers"))
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -18,12 +18,12 @@ DATA = options(
     evaluate__calibration_rows=100, evaluate__latency=False, evaluate__bootstrap=0,
 )  # fmt: skip
 TEACH = options(
-    teachers__0__members=3, teachers__0__keep=None, teachers__0__keep_by=None, teachers__0__epochs=2,
-    teachers__0__learning_rate=2e-4, teachers__0__batch_rows=32,
-    teachers__0__max_tokens=80, teachers__0__precision="bf16",
-    teachers__0__refine__epochs=1, teachers__0__refine__learning_rate=2e-4,
+    teachers__0__tasks=f"[{', '.join(TAUGHT)}]", teachers__0__members=3, teachers__0__keep=None,
+    teachers__0__keep_by=None, teachers__0__epochs=3, teachers__0__learning_rate=5e-4, teachers__0__batch_rows=32,
+    teachers__0__max_tokens=80, teachers__0__precision="bf16", teachers__0__refine__epochs=1,
+    teachers__0__refine__learning_rate=5e-4,
 )  # fmt: skip
-STUDENT = options(train__epochs=3, train__batch_rows=32, train__precision="bf16", optimizer__learning_rate=2e-4)
+STUDENT = options(train__epochs=3, train__batch_rows=32, train__precision="bf16", optimizer__learning_rate=5e-4)
 
 
 def runs(given: argparse.Namespace, seed: int) -> list[Run]:
