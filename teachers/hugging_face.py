@@ -53,9 +53,9 @@ class HuggingFaceTeacher(Teacher):
     max_tokens: longest text in the checkpoint's own tokens; None: 128, or what its positions hold if that is less.
     batch_tokens: tokens of a forward pass when labelling, padding included. precision: fp32 | bf16 (autocast).
     epochs, max_steps (of each training; None: what the epochs make), learning_rate, layer_decay (a layer's rate is that
-    times this to the power of its distance from the heads), optimizer (adamw | adamax), epsilon, bias_correction (of
-    adamw; BERT's has none), batch_rows, accumulate, warmup_fraction, weight_decay, dropout (None: the checkpoint's),
-    checkpoint_every_steps, threads: of fine-tuning.
+    times this to the power of its distance from the heads), optimizer (adamw | adamax), epsilon, bias_correction
+    (BERT's and MT-DNN's own have none), batch_rows, accumulate, warmup_fraction, weight_decay, dropout (None: the
+    checkpoint's), checkpoint_every_steps, threads: of fine-tuning.
     revision: of a hub id.
     multitask: one encoder is fine-tuned on the gold labels of all tasks of the recipe that have some, whichever it
     teaches, with a head a task (MT-DNN: arXiv:1901.11504; MKD's teacher: arXiv:1911.03588). sampler_exponent (a task's
@@ -117,8 +117,6 @@ class HuggingFaceTeacher(Teacher):
         self._check("layer_decay", 0 < layer_decay <= 1, layer_decay, "above 0 and at most 1")
         self._check("optimizer", optimizer in ("adamw", "adamax"), optimizer, "adamw or adamax")
         self._check("epsilon", epsilon > 0, epsilon, "a positive number")
-        adamw = optimizer == "adamw"
-        self._check("bias_correction", bias_correction or adamw, bias_correction, "true, which it is for adamax")
         self._check("sampler_exponent", sampler_exponent >= 0, sampler_exponent, "0 or more")
         self._check("batch", batch in ("one_task", "mixed"), batch, "one_task or mixed")
         self._check_joint(multitask, label_map, refine, sampler_exponent=sampler_exponent, batch=batch, heads=heads)

@@ -108,7 +108,7 @@ class Optimizer(Section):
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """sgd."""
     bias_correction: bool = True
-    """adamw: whether the moments are corrected for their start at zero; BERT's own optimizer does not."""
+    """adamw, adamax: whether moments are corrected for their start at zero; BERT's and MT-DNN's own are not."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """A layer's learning rate is this to the power of its distance from the heads (BAM: 0.9); 1: the same for all."""
     max_norm: float | None = Field(default=1.0, gt=0)

@@ -16,23 +16,24 @@ def build_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.
     """The recipe's optimizer over the trainable parameters of `model`, on the device where they are.
 
     adamw: Loshchilov and Hutter 2019 (arXiv:1711.05101), fused; without `bias_correction` it is BERT's (see
-    `without_bias_correction`). adamax: Kingma and Ba 2015 (arXiv:1412.6980), section 7.1. adadelta: Zeiler 2012
-    (arXiv:1212.5701). sgd: with `momentum`, without dampening.
-    weight_decay: of matrices only, not of what has one dimension (biases, normalisations). adamw's is decoupled from
-    the gradient; the others add weight_decay * parameter to the gradient, as torch does (an L2 penalty).
+    `without_bias_correction`). adamax: Kingma and Ba 2015 (arXiv:1412.6980), section 7.1; without `bias_correction` it
+    is MT-DNN's (arXiv:1901.11504). adadelta: Zeiler 2012 (arXiv:1212.5701). sgd: with `momentum`, without dampening.
+    weight_decay: of matrices only, not of what has one dimension (biases, normalisations). Of adamw and adamax it is
+    decoupled from the gradient; the others add weight_decay * parameter to the gradient, as torch does (an L2 penalty).
     Raises InputError if `layer_decay` is asked for and the model does not tell the depth of its parameters.
     """
     groups = parameter_groups(model, section)
     if section.name == "adamax":
-        return torch.optim.Adamax(groups, betas=section.betas, eps=section.epsilon)
+        groups = [{**group, "decay": group["weight_decay"], "weight_decay": 0.0} for group in groups]
+        adamax = torch.optim.Adamax(groups, betas=section.betas, eps=section.epsilon)
+        adamax.register_step_pre_hook(decay)
+        return adamax if section.bias_correction else without_bias_correction(adamax, "exp_avg", "exp_inf")
     if section.name == "adadelta":
         return torch.optim.Adadelta(groups, rho=section.rho, eps=section.epsilon)
     if section.name == "sgd":
         return torch.optim.SGD(groups, momentum=section.momentum)
     optimizer = torch.optim.AdamW(groups, betas=section.betas, eps=section.epsilon, fused=True)
-    if not section.bias_correction:
-        without_bias_correction(optimizer)
-    return optimizer
+    return optimizer if section.bias_correction else without_bias_correction(optimizer, "exp_avg", "exp_avg_sq")
 
 
 def parameter_groups(model: nn.Module, section: OptimizerSection) -> list[dict[str, Any]]:
@@ -63,19 +64,27 @@ def _by_decay(parameters: list[nn.Parameter], section: OptimizerSection) -> list
     ]
 
 
-def without_bias_correction(optimizer: torch.optim.Optimizer) -> None:
-    """Makes a fresh, fused Adam the one of BERT's released code, whose moments are not corrected for their start at 0.
+@torch.no_grad()
+def decay(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Before a step: what will be stepped loses the share rate * `decay` of its group, whatever its gradient is."""
+    for group in optimizer.param_groups:
+        stepped = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if group["decay"] and stepped:
+            torch._foreach_mul_(stepped, 1 - group["lr"] * group["decay"])
+
+
+def without_bias_correction(optimizer: torch.optim.Optimizer, *moments: str) -> torch.optim.Optimizer:
+    """Makes a fresh Adam or Adamax the one of BERT's or MT-DNN's code: moments are not corrected for their start at 0.
 
     torch divides the moments by 1 - beta ** step. The step counters are set to infinity, which stays infinity when 1 is
     added to it, so that the divisors are exactly 1 from the first update on, whichever steps a parameter sits out.
+    moments: what torch calls them.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            optimizer.state[parameter] = {
-                "step": torch.full((), math.inf, dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+            step = torch.full((), math.inf, dtype=torch.float32, device=parameter.device)
+            optimizer.state[parameter] = {"step": step, **{name: torch.zeros_like(parameter) for name in moments}}
+    return optimizer
 
 
 def learning_rate_factor(step: int, steps: int, section: OptimizerSection) -> float:

@@ -74,12 +74,12 @@ def by_hand(section, steps, idle=()):
                 v = b2 * v + (1 - b2) * gradient.square()
                 c1, c2 = (1 - b ** counts[name] if section.bias_correction else 1.0 for b in (b1, b2))
                 change = (m / c1) / ((v / c2).sqrt() + eps) + decay * value
-            else:
-                gradient = gradient + decay * value
             if section.name == "adamax":
                 m = b1 * m + (1 - b1) * gradient
                 v = torch.maximum(b2 * v, gradient.abs() + eps)
-                change = m / (1 - b1 ** counts[name]) / v
+                change = m / (1 - b1 ** counts[name] if section.bias_correction else 1.0) / v + decay * value
+            if section.name in ("adadelta", "sgd"):
+                gradient = gradient + decay * value
             if section.name == "adadelta":
                 m = section.rho * m + (1 - section.rho) * gradient.square()
                 change = gradient * ((v + eps) / (m + eps)).sqrt()
@@ -100,16 +100,20 @@ def test_an_optimizer_does_what_its_formula_says(name):
         torch.testing.assert_close(getattr(model, key).detach(), value, rtol=1e-12, atol=1e-14)
 
 
-def test_adamw_without_bias_correction_is_berts_whichever_steps_a_parameter_sits_out():
-    section = section_of("adamw", bias_correction=False)
+@pytest.mark.parametrize("name", ["adamw", "adamax"])
+def test_moments_are_not_corrected_where_they_should_not_be_whichever_steps_a_parameter_sits_out(name):
+    section = section_of(name, bias_correction=False)
     model, _ = trained(section, 6, idle=(0, 3))
     for key, value in by_hand(section, 6, idle=(0, 3)).items():
         torch.testing.assert_close(getattr(model, key).detach(), value, rtol=1e-12, atol=1e-14)
-    corrected, _ = trained(section_of("adamw"), 6, idle=(0, 3))
+    corrected, _ = trained(section_of(name), 6, idle=(0, 3))
     assert not torch.allclose(corrected.matrix, model.matrix)
 
 
-@pytest.mark.parametrize("section", [*map(section_of, NAMES), section_of("adamw", bias_correction=False)])
+UNCORRECTED = [section_of(name, bias_correction=False) for name in ("adamw", "adamax")]
+
+
+@pytest.mark.parametrize("section", [*map(section_of, NAMES), *UNCORRECTED])
 def test_a_restored_optimizer_goes_on_to_the_same_bits(tmp_path, section):
     model, optimizer = trained(section, 3, idle=(1,))
     checkpoint.save(tmp_path, 3, model, optimizer, {})
@@ -124,7 +128,8 @@ def test_a_restored_optimizer_goes_on_to_the_same_bits(tmp_path, section):
 @pytest.mark.parametrize("name", NAMES)
 def test_without_layer_decay_there_is_a_group_of_matrices_and_one_of_the_rest(name):
     groups = build_optimizer(Two(), section_of(name)).param_groups
-    assert [(len(group["params"]), group["weight_decay"], group["lr"]) for group in groups] == [
+    decay = "decay" if name == "adamax" else "weight_decay"
+    assert [(len(group["params"]), group[decay], group["lr"]) for group in groups] == [
         (1, 0.05, 0.1),
         (1, 0.0, 0.1),
     ]

@@ -13,7 +13,7 @@ OPTIMIZERS_OF = {
     "epsilon": ("adamw", "adamax", "adadelta"),
     "rho": ("adadelta",),
     "momentum": ("sgd",),
-    "bias_correction": ("adamw",),
+    "bias_correction": ("adamw", "adamax"),
 }
 """The optimizers that have an option, by its name; the options that are not here are everyone's."""
 
