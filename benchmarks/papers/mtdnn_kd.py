@@ -19,7 +19,7 @@ DATA = options(
 )  # fmt: skip
 TEACH = options(
     teachers__0__tasks=f"[{', '.join(TAUGHT)}]", teachers__0__members=3, teachers__0__keep=None,
-    teachers__0__keep_by=None, teachers__0__epochs=3, teachers__0__learning_rate=5e-4, teachers__0__batch_rows=32,
+    teachers__0__keep_by=None, teachers__0__epochs=2, teachers__0__learning_rate=5e-4, teachers__0__batch_rows=32,
     teachers__0__max_tokens=80, teachers__0__precision="bf16", teachers__0__refine__epochs=1,
     teachers__0__refine__learning_rate=5e-4,
 )  # fmt: skip
