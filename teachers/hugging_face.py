@@ -25,7 +25,7 @@ from kdtoolkit.teacher import Features, Teacher
 
 from .checkpoint import Checkpoint, set_dropout
 from .label_map import LabelMap, explicit, generic, identity, reconcile
-from .sequences import Reader, padded, texts_of
+from .sequences import Reader, Text, padded, texts_of
 from .task_heads import asked, records, refuse, trained_head
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ class HuggingFaceTeacher(Teacher):
         sequences = []
         for start in range(0, len(examples), ENCODE_ROWS):
             some = examples[start : start + ENCODE_ROWS]
-            sequences += reader.encode(texts_of([e.text for e in some], [e.second for e in some]))
+            sequences += reader.encode(self._texts(some))
         lengths = np.array([len(s.ids) for s in sequences], np.int64)
         for rows in _by_length(lengths, self.batch_tokens):
             tokens = padded([sequences[row] for row in rows], reader.pad_id).to(device)
@@ -312,6 +312,11 @@ class HuggingFaceTeacher(Teacher):
                 outputs = model.outputs(tokens)
             values[rows] = self._map.apply(outputs.float()).cpu().numpy()
         return values
+
+    def _texts(self, examples: Sequence[Example]) -> list[Text]:
+        """As the tokenizer takes them. A pair of which one text was given has an empty second one."""
+        none = "" if self.task.pair else None
+        return texts_of([e.text for e in examples], [none if e.second is None else e.second for e in examples])
 
     @property
     def shape(self) -> Shape | None:
@@ -327,7 +332,7 @@ class HuggingFaceTeacher(Teacher):
 
         check_names(self.checkpoint.config, names, self.place)
         reader = self._reading()
-        sequences = reader.encode(texts_of([e.text for e in examples], [e.second for e in examples]))
+        sequences = reader.encode(self._texts(examples))
 
         def batches() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
             lengths = np.array([len(s.ids) for s in sequences], np.int64)

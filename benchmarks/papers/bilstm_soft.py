@@ -1,7 +1,8 @@
 """BiLSTM_SOFT (Tang et al. 2019) on SST-2: gold labels, distillation, distillation with generated text.
 
 python benchmarks/papers/bilstm_soft.py --teacher FOLDER --data FOLDER
-Equal updates for all (max_steps), 10,000 labelled rows of SST-2, one teacher for all seeds.
+Equal updates for all (max_steps: 1,600, and 6,000 for those called long), 10,000 labelled rows of SST-2, one teacher
+for all seeds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ STUDENT = options(
     train__epochs=100, train__max_steps=1600, train__batch_rows=50, data__max_tokens=64, evaluate__latency=False,
     evaluate__bootstrap=0,
 )  # fmt: skip
+LONG = [*STUDENT, *options(train__max_steps=6000, evaluate__baseline=False)]
 
 
 def runs(given: argparse.Namespace, seed: int) -> list[Run]:
@@ -25,6 +27,8 @@ def runs(given: argparse.Namespace, seed: int) -> list[Run]:
         Run("teacher", [*base, *DATA, "--teacher", given.teacher, *tune], command="teach", once=True),
         Run("plain", [*base, *DATA, *STUDENT, *taught, *options(augment=None)]),
         Run("augmented", [*base, *DATA, *STUDENT, *taught, *options(augment__rows=30000, evaluate__baseline=False)]),
+        Run("plain_long", [*base, *DATA, *LONG, *taught, *options(augment=None)]),
+        Run("augmented_long", [*base, *DATA, *LONG, *taught, *options(augment__rows=30000)]),
     ]
 
 
@@ -34,11 +38,14 @@ Experiment(
     claims=[
         Claim("distillation adds to gold labels", average("plain"), average("plain", "gold_only")),
         Claim("augmentation adds to distillation", average("augmented"), average("plain")),
+        Claim("the same after 6,000 updates", average("augmented_long"), average("plain_long")),
     ],
     rows={
         "teacher": average("plain", "teacher"),
         "gold labels": average("plain", "gold_only"),
         "distilled": average("plain"),
         "distilled, with generated text": average("augmented"),
+        "distilled, 6,000 updates": average("plain_long"),
+        "distilled, with generated text, 6,000 updates": average("augmented_long"),
     },
 ).main()

@@ -17,6 +17,7 @@ STUDENT = options(
     refine=None, evaluate__baseline=False, evaluate__latency=False, evaluate__bootstrap=0,
 )  # fmt: skip
 REFINE = options(refine__epochs=1, refine__learning_rate=2e-4)
+REFINE_SOFT = [*REFINE, *options(refine__alpha=0.0)]
 
 
 def runs(given: argparse.Namespace, seed: int) -> list[Run]:
@@ -33,6 +34,7 @@ def runs(given: argparse.Namespace, seed: int) -> list[Run]:
         Run("joint", [*base, *STUDENT, *taught]),
         Run("apart", [*base, *STUDENT, *taught, *options(variant="apart")]),
         Run("refined", REFINE, after="joint"),
+        Run("refined_soft", REFINE_SOFT, after="joint"),
     ]
 
 
@@ -43,11 +45,13 @@ Experiment(
         Claim("joint distillation beats each task alone", average("joint"), average("apart")),
         *(Claim(f"on {t}", average("joint", tasks=[t]), average("apart", tasks=[t])) for t in TASKS),
         Claim("refinement on gold labels adds to it", average("refined"), average("joint")),
+        Claim("refinement on the teacher's logits adds to it", average("refined_soft"), average("joint")),
     ],
     rows={
         "teacher": average("joint", "teacher"),
         "distilled, each task alone": average("apart"),
         "distilled jointly": average("joint"),
         "refined on gold labels": average("refined"),
+        "refined on the teacher's logits": average("refined_soft"),
     },
 ).main()

@@ -115,6 +115,15 @@ def test_it_keeps_the_contract_of_a_teacher_in_any_order_of_labels_and_texts(bas
     assert np.abs(teacher.logits(texts) - teacher.logits(swapped)).max() > 1e-4
 
 
+def test_a_pair_of_which_one_text_was_given_has_an_empty_second_one(base, rows, tmp_path):
+    trained(base, rows, tmp_path / "joint")
+    teacher = HuggingFaceTeacher(str(tmp_path / "joint"), MRPC)
+    one, empty = [Example("mrpc", "a good film")], [Example("mrpc", "a good film", "")]
+    assert np.isfinite(teacher.logits(one)).all()
+    np.testing.assert_array_equal(teacher.logits(one), teacher.logits(empty))
+    np.testing.assert_array_equal(teacher.features(one, []).ids, teacher.features(empty, []).ids)
+
+
 def test_its_hidden_states_are_those_of_its_encoder(base, rows, tmp_path):
     from transformers import AutoModel
 
