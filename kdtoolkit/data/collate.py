@@ -349,8 +349,10 @@ def _joint(
         if second is None:
             a = np.minimum(a, room)
         else:
-            # The longer text gives way first; of two long ones each keeps half, the first the odd piece.
-            a = np.minimum(first.length, np.maximum(room - second.length, (room + 1) // 2))
+            # As the teachers' tokenizers cut: the longer text gives way first; of two long ones each keeps half, the
+            # longer the odd piece, the second of equally long ones.
+            half = (room + (first.length > second.length)) // 2
+            a = np.minimum(first.length, np.maximum(room - second.length, half))
             b = np.minimum(second.length, room - a)
         parts.append((where, first, second, a, b, len(prefix) + between + len(suffix)))
     time = max((int((a + b).max(initial=1)) + special for *_, a, b, special in parts), default=1)

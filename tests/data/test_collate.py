@@ -5,6 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as BackendTokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import BertProcessing
 
 from kdtoolkit.data.collate import Collator, TaskArrays
 from kdtoolkit.data.tokens import write_arrays
@@ -71,11 +75,14 @@ def read(tokens, text):
 
 
 def shortened(texts, room):
-    """Pieces dropped one by one from the longer text, from the second of two equally long ones."""
-    texts = [list(text) for text in texts]
-    while sum(map(len, texts)) > room and max(map(len, texts)) > 1:
-        max(reversed(texts), key=len).pop()
-    return texts
+    """Pieces dropped one by one from the longer text; of equally long ones, from that which was the shorter at first,
+    or from the first.
+    """
+    one_by_one = [list(text) for text in texts]
+    order = sorted(one_by_one, key=len)  # stable: the first of equally long ones first
+    while sum(map(len, one_by_one)) > room and max(map(len, one_by_one)) > 1:
+        max(order, key=len).pop()
+    return one_by_one
 
 
 some_rows = st.lists(st.integers(0, sum(ROWS) - 1), min_size=1, max_size=12)
@@ -110,6 +117,23 @@ def test_texts_read_jointly_are_one_sequence_cut_from_the_longer_text(arrays, ma
         assert read(batch.tokens, position) == [2, *first, 3, *tail]
         segments = [0] * (len(first) + 2) + [1] * len(tail)
         assert batch.tokens.segments[position].tolist() == segments + [0] * (len(batch.tokens.ids[0]) - len(segments))
+
+
+@pytest.mark.parametrize("max_tokens", range(5, MAX_TOKENS + 1))
+def test_pairs_read_jointly_are_cut_as_the_tokenizers_of_teachers_cut_them(tmp_path, max_tokens):
+    """A term by token compares what the two read at the same place."""
+    backend = BackendTokenizer(WordLevel({"[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5}))
+    backend.pre_tokenizer = WhitespaceSplit()
+    backend.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    backend.enable_truncation(max_tokens, strategy="longest_first")
+    lengths = np.array([(a, b) for a in range(1, max_tokens + 1) for b in range(1, max_tokens + 1)])
+    ids = np.concatenate([np.full(n, 4 + i % 2, np.int32) for i, n in enumerate(lengths.ravel())])
+    meta = {"rows": len(lengths), "texts_per_row": 2, "max_tokens": max_tokens, "fingerprint": "", "rows_digest": ""}
+    tokens = write_arrays(tmp_path / "pairs", [(ids, lengths.ravel())], 50, meta, lambda: 0)
+    pairs = TaskArrays(tokens, np.zeros(len(lengths), np.float32), None)
+    batch = Collator(TASKS[1:2], [pairs], TEMPLATE, pairs="joint")(np.arange(len(lengths)))
+    for row, (a, b) in enumerate(lengths):
+        assert read(batch.tokens, row) == backend.encode(" ".join("a" * a), " ".join("b" * b)).ids, (a, b)
 
 
 @pytest.mark.parametrize("pairs", ["separate", "joint"])
