@@ -72,6 +72,13 @@ def test_so_has_a_problem_of_a_teachers_heads(tmp_path, text, expected):
     assert any(expected in line for line in caught.value.problems), caught.value.problems
 
 
+def test_so_has_one_of_the_heads_of_a_single_member(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"{TEACHER}    members: 2\n    vary: {{heads: [{{}}, {{tasks: {{mnli: {{name: ranking}}}}}}]}}\n")
+    with pytest.raises(InputErrors, match=r"line 7: teachers\.0\.vary\.heads\.1\.tasks\.mnli\.name: "):
+        load_recipe(path)
+
+
 @pytest.mark.parametrize("text", ["{}", "null", "{dropout: 0.1, tasks: {MNLI: {name: san}, stsb: {hidden: 8}}}"])
 def test_a_teachers_heads_that_fit_are_no_problem(tmp_path, text):
     path = tmp_path / "r.yaml"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ...errors import did_you_mean
 from ..document import KeyPath, Problem
 from ..schema import Augment, Recipe
+from .data import single_tasks
 
 NOT_IN_A_WORD = set(".,()!?;:'\"")
 """Marks at which the tokenizer `words` cuts, or which it leaves out."""
@@ -34,14 +35,16 @@ def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
     if rules.tagger != "induced" and not (kind == "python" and all(function.rpartition(":")[::2])):
         message = f"'{rules.tagger}' is unknown; 'induced', or python:module:function"
         yield Problem(("augment", "tagger"), message)
-    yield from _unread(rules)
+    yield from _unread(rules, pairs=not single_tasks(recipe, names).issuperset(rules.tasks or names))
 
 
-def _unread(rules: Augment) -> Iterator[Problem]:
-    """Options that no rule reads as the others are, if they are not at their default."""
+def _unread(rules: Augment, *, pairs: bool) -> Iterator[Problem]:
+    """Options that no rule reads as the others are, if they are not at their default. pairs: some rows may be pairs."""
     unread = {name: f"augment.{rule} is 0" for name, rule in SERVES.items() if getattr(rules, rule) == 0}
     if rules.tagger != "induced":
         unread.setdefault("classes", f"augment.tagger is '{rules.tagger}'")
+    if not pairs:
+        unread["both"] = "no task to be augmented has pairs of texts"
     read = ", ".join(sorted(Augment.model_fields.keys() - unread))
     for name, reason in unread.items():
         if getattr(rules, name) != Augment.model_fields[name].default:

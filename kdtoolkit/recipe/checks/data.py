@@ -41,14 +41,18 @@ def _unknown_task(name: str, item: str | TaskSection) -> str:
     return f"'{name}' is not built in ({', '.join(GLUE)}) and has no data; {own}"
 
 
+def single_tasks(recipe: Recipe, names: list[str]) -> set[str]:
+    """Names of the tasks whose rows are known to be single texts before any data are read."""
+    return {name for item, name in zip(recipe.tasks, names, strict=True) if _is_single(item)}
+
+
 def _is_single(item: str | TaskSection) -> bool:
-    """Whether the task's rows are known to be single texts before any data are read."""
     text = GLUE[canonical_name(item)].text if isinstance(item, str) and canonical_name(item) in GLUE else ()
     return len(text if isinstance(item, str) else item.text) == 1
 
 
 def _data(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
-    singles = {name for item, name in zip(recipe.tasks, names, strict=True) if _is_single(item)}
+    singles = single_tasks(recipe, names)
     for name, section in recipe.data.tasks.items():
         if name not in names:
             choices = [*names, "folder", "max_tokens"]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from ...errors import InputError
 from ...tasks import Task
-from ..document import Problem
+from ..document import KeyPath, Problem
 from ..messages import problems_of
 from ..names import resolve_teacher
 from ..schema import Heads, Recipe
@@ -32,19 +32,19 @@ def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
         return
     for problem in of_teachers(recipe, tasks):
         yield problem
-    for number, section in _sections(recipe):
+    for place, section in _sections(recipe):
         heads, _ = parsed(section)
         for problem in (*unknown_tasks(heads, names), *idle_options(heads, names)) if heads is not None else ():
-            yield Problem(("teachers", number, "heads", *problem.path), problem.message)
+            yield Problem((*place, *problem.path), problem.message)
 
 
 def of_teachers(recipe: Recipe, tasks: Sequence[Task]) -> Iterator[Problem]:
     """Heads that cannot be read, or that a task cannot have. tasks: the recipe's, as far as they are known."""
-    for number, section in _sections(recipe):
+    for place, section in _sections(recipe):
         heads, wrong = parsed(section)
         found = wrong if heads is None else [p for task in tasks for p in of_task(heads, task)]
         for problem in found:
-            yield Problem(("teachers", number, "heads", *problem.path), problem.message)
+            yield Problem((*place, *problem.path), problem.message)
 
 
 def parsed(section: Mapping[str, Any]) -> tuple[Heads | None, list[Problem]]:
@@ -66,9 +66,13 @@ def of_task(heads: Heads, task: Task) -> Iterator[Problem]:
         yield Problem(place_of_name(heads, task.name), f"task '{task.name}': '{name}' {cause}")
 
 
-def _sections(recipe: Recipe) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The heads of the teachers that say some, by their number."""
+def _sections(recipe: Recipe) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
+    """The heads of the teachers that say some, and those of single members, by their place."""
     for number, teacher in enumerate(recipe.teachers):
-        heads = teacher.options.get("heads")
-        if resolve_teacher(teacher.name)[0] == "hugging_face" and isinstance(heads, Mapping):
-            yield number, heads
+        if resolve_teacher(teacher.name)[0] != "hugging_face":
+            continue
+        given: dict[KeyPath, Any] = {("teachers", number, "heads"): teacher.options.get("heads")}
+        given |= {("teachers", number, "vary", "heads", i): v for i, v in enumerate(teacher.vary.get("heads", []))}
+        for place, heads in given.items():
+            if isinstance(heads, Mapping):
+                yield place, heads
