@@ -139,7 +139,8 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
         return recipe
     if key == "tasks[].name" or key == "tasks":
         return recipe | {"tasks": value}
-    recipe["tasks"] = [{"name": "sst2"}] if key.startswith("tasks[]") else ["sst2"]
+    name = "rte" if key == "augment.both" else "sst2"  # of a pair
+    recipe["tasks"] = [{"name": name}] if key.startswith("tasks[]") else [name]
     here: Any = recipe
     *path, last = key.replace("TASK", "sst2").replace("[]", ".0").split(".")
     for part in path:
