@@ -19,6 +19,10 @@ class WorkError(KdtoolkitError):
     """The input was right and the work failed all the same (a full disk, a damaged file)."""
 
 
+class PeerFailed(WorkError):
+    """Another process of the run failed or is gone; whoever failed has said why, if it could."""
+
+
 class InputError(KdtoolkitError):
     """Wrong input, found before any long work.
 

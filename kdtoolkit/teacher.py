@@ -51,6 +51,10 @@ class Teacher(ABC):
     learns_all: bool = False
     """Whether a joint one is trained on all tasks of the recipe that have gold rows, also those it does not teach."""
 
+    distributed: bool = False
+    """Whether `fine_tune` and `fine_tune_jointly` are called in every process of a run, as `kdtoolkit.training.fit`
+    wants it, and see to it that the first alone writes (`kdtoolkit.processes`); else the first alone calls them."""
+
     def __init__(self, source: str, task: Task, **options: Any) -> None:
         self.source, self.task = source, task
         if options:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kdtoolkit import Example, InputError, Recipe, Task, Teacher, plugins
+from kdtoolkit import Example, InputError, Recipe, Task, Teacher, plugins, processes
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.files import atomic_folder
 from kdtoolkit.hub import checkpoint_folder
@@ -80,12 +80,13 @@ class DistilledTeacher(MadeHere):
         data = work / "rows"
         sections = [_section(task) for task in tasks.values()]
         recipe = nested_recipe(self._recipe, sections, seed=seed, folder=str(data.resolve()), store=self.store)
-        if not data.is_dir():
-            with atomic_folder(data) as temporary:
-                for name, some in rows.items():
-                    _write(some, temporary / name)
         log.info("a teacher is distilled first: its own run is in %s", work / "run")
-        run = RunFolder.create(_as_begun(recipe, work / "run"), work / "run")
+        with processes.first_then_all():
+            if not data.is_dir():
+                with atomic_folder(data) as temporary:
+                    for name, some in rows.items():
+                        _write(some, temporary / name)
+            run = RunFolder.create(_as_begun(recipe, work / "run"), work / "run")
         threads = torch.get_num_threads()
         try:
             run_stages(run)
@@ -93,10 +94,13 @@ class DistilledTeacher(MadeHere):
             raise InputError(PLACE, str(error)) from error
         finally:
             torch.set_num_threads(threads)
-        with atomic_folder(folder) as temporary:
-            # The model card tells figures of rows that it was trained on.
-            shutil.copytree(run.student, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
-        self.clean_up(folder)
+        with processes.first_then_all():
+            if not processes.is_first():
+                return
+            with atomic_folder(folder) as temporary:
+                # The model card tells figures of rows that it was trained on.
+                shutil.copytree(run.student, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+            self.clean_up(folder)
 
 
 def _section(task: Task) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
+from kdtoolkit import processes
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.errors import InputError, WorkError
 from kdtoolkit.files import atomic_folder, read_json
@@ -52,9 +52,8 @@ def fine_tune(
     key = training_key(base, reader, [task], [rows], settings, seed)
     if is_finished(folder, key):
         return
-    process = PartialState(cpu=not torch.cuda.is_available())
     work = folder / f"unfinished-{key[:16]}"
-    with process.main_process_first():
+    with processes.first_then_all():
         sequences = read_rows(rows, reader, work / "tokens", f"tokens of {task.name} for the teacher")
     mean, deviation = scale(labels[labelled]) if task.kind == "regression" else (0.0, 1.0)
     batches = GoldBatches([GoldRows(sequences, labels)], reader.pad_id)
@@ -80,12 +79,13 @@ def fine_tune(
     log.info("teacher of %s: %d steps in %.0f s", task.name, report.steps, report.seconds)
     if task.kind == "regression":
         _fold_scale(model, mean, deviation)
-    if process.is_main_process:
-        model.to("cpu")
+    model.to("cpu")
+    with processes.first_then_all():
+        if not processes.is_first():
+            return
         with atomic_folder(folder) as temporary, quiet():
             model.save_pretrained(temporary, max_shard_size="100GB")
             reader.save(temporary)
-    process.wait_for_everyone()
 
 
 def _config(base: Checkpoint, reader: Reader, task: Task, settings: Settings, key: str, head: str) -> Any:

@@ -68,6 +68,8 @@ class HuggingFaceTeacher(Teacher):
     Raises InputError if the checkpoint is not there, cannot be read, or its labels are ambiguous.
     """
 
+    distributed = True
+
     def __init__(
         self,
         source: str,

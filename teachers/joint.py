@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kdtoolkit import Recipe, Task, plugins
+from kdtoolkit import Recipe, Task, plugins, processes
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.errors import InputErrors
 from kdtoolkit.plugins import source_of
@@ -108,4 +108,5 @@ class JointTeacher(MadeHere):
 
         recipe = Recipe.model_validate({"tasks": list(tasks), "seed": seed, **self._sections})
         train_joint(tasks, rows, recipe, folder, work=self.work_folder(folder))
-        self.clean_up(folder)
+        if processes.is_first():
+            self.clean_up(folder)

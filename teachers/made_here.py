@@ -18,6 +18,7 @@ class MadeHere(Teacher):
     """A teacher whose `fine_tune_jointly` leaves a student's folder; built on that folder, it is `ready`."""
 
     joint = True
+    distributed = True
 
     def __init__(self, source: str, task: Task) -> None:
         super().__init__(source, task)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import save_file
 
+from kdtoolkit import processes
 from kdtoolkit.data.rows import Rows
 from kdtoolkit.errors import InputError
 from kdtoolkit.files import atomic_folder
@@ -72,11 +72,10 @@ def fine_tune_jointly(
     key = training_key(base, reader, listed, [rows[task.name] for task in listed], settings, seed, facts)
     if is_finished(folder, key):
         return
-    process = PartialState(cpu=not torch.cuda.is_available())
     work = folder / f"unfinished-{key[:16]}"
     gold = []
     for task in listed:
-        with process.main_process_first():
+        with processes.first_then_all():
             place = work / f"tokens-{task.name}"
             sequences = read_rows(rows[task.name], reader, place, f"tokens of {task.name} for the teacher")
         gold.append(GoldRows(sequences, labels[task.name]))
@@ -114,13 +113,14 @@ def fine_tune_jointly(
         description=f"fine-tuning {what}",
     )
     log.info("teacher of %s: %d steps in %.0f s", ", ".join(tasks), report.steps, report.seconds)
-    if process.is_main_process:
-        model.to("cpu")
+    model.to("cpu")
+    with processes.first_then_all():
+        if not processes.is_first():
+            return
         with atomic_folder(folder) as temporary, quiet():
             model.encoder.save_pretrained(temporary, max_shard_size="100GB")
             save_file(_heads(model, listed, scaling), temporary / HEADS)
             reader.save(temporary)
-    process.wait_for_everyone()
 
 
 def _config(base: Checkpoint, reader: Reader, tasks: list[Task], settings: Settings, key: str, head: str) -> Any:

@@ -21,6 +21,7 @@ LAYERS = [
         "_version",
         "processor",
         "hub",
+        "processes",
         "progress",
         "shape",
         "encoder_layers",
@@ -33,7 +34,7 @@ LAYERS = [
     {"student_folder"},
     {"predictor"},
     {"pipeline", "demo"},
-    {"cli", "testing"},
+    {"cli", "testing", "__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 PLUGIN_PACKAGES = {"kdtoolkit_students", "kdtoolkit_teachers", "kdtoolkit_recipes", "students", "teachers", "recipes"}

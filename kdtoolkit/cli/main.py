@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 import click
 
-from .. import __version__
-from ..errors import KdtoolkitError, did_you_mean
+from .. import __version__, processes
+from ..errors import InputError, KdtoolkitError, PeerFailed, did_you_mean
 
 COMMANDS = {
     "distill": "Distil teachers into one small student, and show what it gained.",
@@ -30,6 +30,9 @@ COMMANDS = {
     "doctor": "Show versions, devices, and which native code is in use.",
     "clean": "Show what label stores and runs take on the disk, and delete it.",
 }
+
+TOGETHER = ("distill", "teach", "label")
+"""Commands that several processes may work on."""
 
 HELP = """Distil any teacher into one small, fast student for many text tasks.
 
@@ -72,37 +75,33 @@ class Kdtool(click.Group):
             # Not standalone, click returns the code of --help and --version, or what the command returned.
             code = super().main(arguments, *rest, **extra)
         except click.exceptions.Exit as error:
-            sys.exit(error.exit_code)
+            processes.leave(error.exit_code)
         except (click.Abort, KeyboardInterrupt) as error:
             if isinstance(error.__cause__, EOFError):
                 _unexpected(error.__cause__, session)  # to click, a file that ends too early is a user who left
-            hint = (
-                f"\nStopped. To go on from here: kdtool distill --resume {session.run}" if session.run else "\nStopped."
-            )
-            _say(hint)
-            sys.exit(1)
+            _say(f"\nStopped. To go on from here: {session.resume()}" if session.run else "\nStopped.")
+            processes.leave(1)
         except click.ClickException as error:
-            error.show()
-            sys.exit(error.exit_code)
+            if processes.is_first():
+                error.show()
+            processes.leave(error.exit_code)
         except KdtoolkitError as error:
             if session.debug:
                 raise
-            _say(f"kdtool: {error}")
+            _say(f"kdtool: {error}", of_all=not isinstance(error, PeerFailed))
             if session.run:
-                _say(
-                    f"What was finished is kept. To go on once that is put right: kdtool distill --resume {session.run}"
-                )
-            sys.exit(error.exit_code)
+                _say(f"What was finished is kept. To go on once that is put right: {session.resume()}")
+            processes.leave(error.exit_code)
         except BrokenPipeError:
             # Whoever read the output has had enough (`| head`); Python must not complain about it at exit either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+            processes.leave(1)
         except MemoryError:
-            _say("kdtool: out of memory; try a smaller train.batch_rows or data.max_tokens")
-            sys.exit(1)
+            _say("kdtool: out of memory; try a smaller train.batch_rows or data.max_tokens", of_all=True)
+            processes.leave(1)
         except Exception as error:
             _unexpected(error, session)
-        sys.exit(code if isinstance(code, int) else 0)
+        processes.leave(code if isinstance(code, int) else 0)
 
 
 class Session:
@@ -112,33 +111,52 @@ class Session:
         self.debug = False
         self.run: str | None = None
 
+    def resume(self) -> str:
+        """The command that goes on with the run."""
+        several = processes.size() > 1
+        return f"{processes.launch() if several else 'kdtool'} distill --resume {self.run}"
+
 
 def _unexpected(error: BaseException, session: Session) -> NoReturn:
     if session.debug:
         raise error
-    _say(f"kdtool: {type(error).__name__}: {error}")
-    _say("This is likely a bug of kdtoolkit or of a plug-in; `kdtool --debug ...` shows where it happened.")
+    if processes.lost(error):
+        _say(f"kdtool: another process of the run is gone ({str(error).splitlines()[0]})")
+    else:
+        _say(f"kdtool: {type(error).__name__}: {error}", of_all=True)
+        _say(
+            "This is likely a bug of kdtoolkit or of a plug-in; `kdtool --debug ...` shows where it happened.",
+            of_all=True,
+        )
     if session.run:
-        _say(f"What was finished is kept: kdtool distill --resume {session.run}")
-    sys.exit(1)
+        _say(f"What was finished is kept: {session.resume()}")
+    processes.leave(1)
 
 
-def _say(text: str) -> None:
-    click.echo(text, err=True)
+def _say(text: str, *, of_all: bool = False) -> None:
+    """To stderr; of several processes the first speaks, and another one only of what it alone knows (of_all)."""
+    if processes.is_first():
+        click.echo(text, err=True)
+    elif of_all:
+        click.echo(f"process {processes.rank()}: {text}", err=True)
 
 
 @click.group(cls=Kdtool, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="kdtool", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks and more of the log.")
-@click.pass_obj
-def kdtool(session: Session, debug: bool) -> None:
+@click.pass_context
+def kdtool(context: click.Context, debug: bool) -> None:
     """The root of all commands."""
     import logging
 
     from ..progress import show
 
-    session.debug = debug
-    show(logging.DEBUG if debug else logging.INFO)
+    context.obj.debug = debug
+    command = context.invoked_subcommand
+    if processes.size() > 1 and command not in TOGETHER:
+        cause = f"it started {processes.size()} processes, and `kdtool {command}` works in one"
+        raise InputError("launcher", cause, "start it without torchrun")
+    show(logging.DEBUG if debug else logging.INFO if processes.is_first() else logging.ERROR)
 
 
 def main() -> NoReturn:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import processes
 from ..errors import InputError
 from .options import chosen_recipe, run_name, says_something
 
@@ -17,8 +19,14 @@ if TYPE_CHECKING:
 
 
 def run_options(command: Any) -> Any:
-    """--out, --resume and --json."""
+    """--out, --resume, --processes and --json."""
     for option in (
+        click.option(
+            "--processes",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Refuse to start unless a launcher (torchrun) has started N processes.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print results as JSON instead of a table."),
         click.option("--resume", metavar="RUN", help="Go on with an unfinished run; a finished one stays as it is."),
         click.option("--out", metavar="FOLDER", help="Folder of the run; default: runs/NAME."),
@@ -32,14 +40,34 @@ def work(session: Session, given: dict[str, Any], until: str) -> tuple[RunFolder
     # Only what needs no torch is imported before the run's folder exists, so that it can be resumed from then on.
     from ..pipeline import run_stages
 
-    run = _run(given)
+    processes.start(given.pop("processes"))
+    if processes.size() > 1:  # a launcher ends the others so when one has failed
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run = _run_of_all(given)
     session.run = shlex.quote(str(run.path))
     try:
-        return run, run_stages(run, until=until)
+        results = run_stages(run, until=until)
     except InputError:
         if not run.path.exists():
             session.run = None
         raise
+    if not processes.is_first():
+        processes.leave(0)  # the first has the results
+    return run, results
+
+
+def _run_of_all(given: dict[str, Any]) -> RunFolder:
+    """The run, made or found by the first process and opened by the others."""
+    from ..pipeline import RunFolder
+
+    found: list[RunFolder] = []
+
+    def chosen() -> str:
+        found.append(_run(given))
+        return str(found[0].path.resolve())
+
+    path = processes.from_first(chosen)
+    return found[0] if found else RunFolder.open(Path(path))
 
 
 def _run(given: dict[str, Any]) -> RunFolder:

@@ -21,11 +21,13 @@ class Window:
     """The rows of one optimizer step that one rank works on.
 
     batches: micro-batches of global row numbers, int32; those of a small window may be empty on some ranks, and every
-    rank has equally many. planned_rows: rows of the global window, all ranks together.
+    rank has equally many. planned_rows: rows of the global window, all ranks together. first_rows: the first row of
+    each global micro-batch, for a rank that has none of its rows and must take part all the same.
     """
 
     batches: list[np.ndarray]
     planned_rows: int
+    first_rows: list[int]
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class BatchPlan:
             raise IndexError(f"rank {rank} of {world_size}")
         epoch = self._plan(step // self.steps_per_epoch)
         number = epoch.shuffled[step % self.steps_per_epoch]
-        batches, planned_rows = [], 0
+        batches, first_rows, planned_rows = [], [], 0
         for segment in range(epoch.first[number], epoch.first[number + 1]):
             start, rows = int(epoch.start[segment]), int(epoch.stop[segment] - epoch.start[segment])
             planned_rows += rows
@@ -150,13 +152,15 @@ class BatchPlan:
                 ends = starts_of(epoch.units[start : start + rows])
                 batches += [epoch.order[start + a : start + b]
                             for a, b in whole_micros(ends, self._batch_rows, rank, world_size)]  # fmt: skip
+                first_rows += [int(epoch.order[start + a]) for a, _ in whole_micros(ends, self._batch_rows, 0, 1)]
                 continue
             micros = -(-rows // self._batch_rows)
             for micro in range(micros):
                 a, b = start + rows * micro // micros, start + rows * (micro + 1) // micros
                 own = slice(a + (b - a) * rank // world_size, a + (b - a) * (rank + 1) // world_size)
                 batches.append(epoch.order[own])
-        return Window(batches, planned_rows)
+                first_rows.append(int(epoch.order[a]))
+        return Window(batches, planned_rows, first_rows)
 
     def visits(self, epoch: int) -> np.ndarray:
         """How often each row is visited in an epoch, (rows,) int32."""

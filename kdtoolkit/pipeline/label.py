@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from .. import processes
 from ..data.prepare import TaskRows
 from ..data.rows import Rows
 from ..errors import InputError, WorkError
 from ..evaluate.latency import measure
-from ..labels import LabelStore, default_store, label_rows, teacher_array
+from ..labels import LabelReport, LabelStore, default_store, label_rows, teacher_array
 from ..progress import log
 from ..teacher import Teacher
 from .ensemble import WAY_OUT, Standing, ensemble_path, fitted, is_fitted, read_standings, score, write_standings
@@ -46,16 +48,18 @@ def label(run: RunFolder, data: Mapping[str, TaskRows], teachers: Mapping[str, S
         stores = []
         for teacher in task_teachers:
             store = _store(run, teacher)
-            report = label_rows(teacher, [rows.splits[split] for split in label_splits(rows)], store)
+            report = _labelled(teacher, [rows.splits[split] for split in label_splits(rows)], store)
             teacher.close()  # one teacher's weights in memory at a time, whatever their number
             labelled, already = labelled + report.labelled, already + report.already
             stores.append(store)
         kinds[name] = [teacher.kind for teacher in task_teachers]
-        standings = _fitted(run, rows, stores)
-        temperatures = [standing.temperature or 1.0 for standing in standings if standing.kept]
-        for split in label_splits(rows):
-            teacher_array(rows.splits[split], stores, teacher_path(run, name, split), temperatures=temperatures)
-        write_standings(run, name, standings)
+        with processes.first_then_all():
+            if processes.is_first():
+                standings = _fitted(run, rows, stores)
+                temperatures = [standing.temperature or 1.0 for standing in standings if standing.kept]
+                for split in label_splits(rows):
+                    teacher_array(rows.splits[split], stores, teacher_path(run, name, split), temperatures=temperatures)
+                write_standings(run, name, standings)
     if labelled:
         log.info("labelled %d texts (%d were in the store)", labelled, already)
     return {
@@ -64,7 +68,7 @@ def label(run: RunFolder, data: Mapping[str, TaskRows], teachers: Mapping[str, S
         "rows": labelled,
         "already": already,
         "kinds": kinds,
-        "model": teacher_model(run, data, teachers),
+        "model": teacher_model(run, data, teachers) if processes.is_first() else {},
     }
 
 
@@ -73,7 +77,7 @@ def held_out_score(run: RunFolder, teacher: Teacher, rows: TaskRows) -> float:
     store, held_out = _store(run, teacher), calibration_rows(rows, run.recipe)
     if held_out is None:
         raise InputError(f"task '{rows.task.name}'", "has no held-out rows to choose a teacher on", WAY_OUT)
-    label_rows(teacher, [held_out], store)
+    _labelled(teacher, [held_out], store)
     teacher.close()
     found = score(rows.task, _said(store, held_out), held_out.labels())
     return -np.inf if found is None else found
@@ -133,6 +137,13 @@ def teacher_model(
 
 def _store(run: RunFolder, teacher: Teacher) -> LabelStore:
     return LabelStore.of(teacher, default_store(run.recipe.store) if teacher.reusable else run.path / "labels")
+
+
+def _labelled(teacher: Teacher, splits: Sequence[Rows], store: LabelStore) -> LabelReport:
+    """Labels what is missing, each process its share; counts are of all of them. Returns when every share is stored."""
+    processes.wait()  # what is there already is the same to all
+    report = label_rows(teacher, splits, store, rank=processes.rank(), world_size=processes.size())
+    return replace(report, labelled=int(processes.total(report.labelled)))
 
 
 def _said(store: LabelStore, rows: Rows) -> np.ndarray:

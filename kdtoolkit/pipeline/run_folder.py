@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .. import __version__, processes
 from ..errors import InputError, WorkError
 from ..files import atomic_folder, cannot_write, read_json, write_json
 from ..recipe import Recipe
@@ -107,7 +107,9 @@ class RunFolder:
         write_json(self.path / STATE, state)
 
     def forget(self, *stages: str) -> None:
-        """Says that stages are not finished (any more)."""
+        """Says that stages are not finished (any more); of several processes, the first says it."""
+        if not processes.is_first():
+            return
         state = self.state()
         if any(stage in state["stages"] for stage in stages):
             state["stages"] = {name: facts for name, facts in state["stages"].items() if name not in stages}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import processes
 from ..data.prepare import TaskRows, prepare_all
 from ..demo import write_suite
 from ..errors import InputError
@@ -45,11 +46,16 @@ def run_stages(run: RunFolder, until: str = "report") -> dict[str, Any]:
     """Runs what is left, up to and including the stage `until` (teach | label | report).
 
     Returns results.json if the run got there, else run.json. Raises InputError and WorkError; what was finished stays.
+    Of several processes all come here, and the first writes.
     """
-    if run.results.is_file() and _is_whole(run.student) and (run.done("baseline") is None or _is_whole(run.gold_only)):
+    processes.start()
+    processes.see_the_same(run.path)
+    if processes.from_first(lambda: _is_finished(run)):
         log.info("%s is finished; nothing to do", run.path)
         return read_json(run.results)
-    run.lock()
+    with processes.first_then_all():
+        if processes.is_first():
+            run.lock()
     try:
         with _logged(run.log):
             torch.set_num_threads(run.recipe.train.threads or 1)
@@ -66,9 +72,14 @@ def run_stages(run: RunFolder, until: str = "report") -> dict[str, Any]:
         run.unlock()
 
 
+def _is_finished(run: RunFolder) -> bool:
+    students = [run.student] if run.done("baseline") is None else [run.student, run.gold_only]
+    return run.results.is_file() and all(map(_is_whole, students))
+
+
 def _run(run: RunFolder, until: str) -> dict[str, Any]:
     recipe = run.recipe
-    with _stage(run, "prepare") as facts:
+    with _stage(run, "prepare") as facts, processes.first_then_all():
         data = prepare(recipe, run.data)
         facts["digest"] = same_data(run, data)
         facts["rows"] = sum(len(rows) for task in data.values() for rows in task.splits.values())
@@ -76,19 +87,22 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
             for note in rows.notes:
                 log.info("%s: %s", name, note)
         something_to_learn(recipe, data)
-        forget_other_text(run)
+        if processes.is_first():
+            forget_other_text(run)
         if run.done("augment") is not None:
             augment(recipe, data, run.data)
         labelled = is_labelled(run, data) and hidden_states_stored(run, data)
         if not labelled:
             tasks = [rows.task for rows in data.values()]
-            refuse(recipe, tasks, run.data, teacher_source=teacher_checkpoint(recipe, run))
+            if processes.is_first():
+                refuse(recipe, tasks, run.data, teacher_source=teacher_checkpoint(recipe, run))
             built = build_teachers(recipe, data)
-            refuse_augmentation(recipe, data, built)
-            refuse_terms(recipe, data, built, run.data, teacher_source=teacher_checkpoint(recipe, run))
+            if processes.is_first():
+                refuse_augmentation(recipe, data, built)
+                refuse_terms(recipe, data, built, run.data, teacher_source=teacher_checkpoint(recipe, run))
 
-    if recipe.augment is not None and run.done("augment") is None:
-        with _stage(run, "augment") as facts:
+    if recipe.augment is not None and _is_left(run, "augment"):
+        with _stage(run, "augment") as facts, processes.first_then_all():
             facts.update(augment(recipe, data, run.data))
             for name, note in facts["notes"].items():
                 log.info("%s: %s", name, note)
@@ -100,20 +114,22 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
             return run.state()
         with _stage(run, "label") as facts:
             facts.update(label(run, data, teachers))
-            store_hidden_states(run, data, teachers, teacher_checkpoint(recipe, run))
+            with processes.first_then_all():
+                if processes.is_first():
+                    store_hidden_states(run, data, teachers, teacher_checkpoint(recipe, run))
         _close(teachers)
     if until in ("teach", "label"):
         return run.state()
 
     tokens = None
-    with _stage(run, "tokenize") as facts:
+    with _stage(run, "tokenize") as facts, processes.first_then_all():
         tokens = with_hidden_states(run, data, _tokens(run, data), None if labelled else teachers)
         facts["rows"] = tokens.rows
     rows_held_out = HeldOut(data, recipe, tokens, run.data, _taught(run, data))
     held_out = rows_held_out if len(rows_held_out) else None
-    if not _is_whole(run.student):
+    if processes.from_first(lambda: not _is_whole(run.student)):
         run.forget("distill", "refine")
-    if run.done("distill") is None:
+    if _is_left(run, "distill"):
         with _stage(run, "distill") as facts:
             report = train_student(
                 recipe,
@@ -125,12 +141,12 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
                 description="distilling" if recipe.teachers else "training",
             )
             facts.update(rows=report.rows, steps=report.steps, best_step=report.best_step)
-    if recipe.refine is not None and run.done("refine") is None:
+    if recipe.refine is not None and _is_left(run, "refine"):
         with _stage(run, "refine") as facts:
             facts["rows"] = _refine(run, tokens, run.student, "refine", gold_only=not recipe.teachers)
-    if not _is_whole(run.gold_only):
+    if processes.from_first(lambda: not _is_whole(run.gold_only)):
         run.forget("baseline")
-    if _wants_baseline(recipe, tokens) and run.done("baseline") is None:
+    if _wants_baseline(recipe, tokens) and _is_left(run, "baseline"):
         with _stage(run, "baseline") as facts:
             report = train_student(
                 recipe,
@@ -145,6 +161,8 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
             facts.update(rows=report.rows, steps=report.steps)
             if recipe.refine is not None:
                 facts["rows"] += _refine(run, tokens, run.gold_only, "refine_gold_only", gold_only=True)
+    if not processes.is_first():
+        return {}  # what is left takes no time
     with _stage(run, "evaluate"):
         calibrate(run.student, data, recipe)
         if (run.gold_only / "config.json").is_file():
@@ -152,6 +170,11 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
         results = evaluate(run, data)
     write_results(run, data, {**results, "stages": _with_evaluate(run, results)})
     return read_json(run.results)
+
+
+def _is_left(run: RunFolder, stage: str) -> bool:
+    """Whether a stage is to be run. The first process decides: the others may look when it has gone on."""
+    return processes.from_first(lambda: run.done(stage) is None)
 
 
 def evaluate_run(run: RunFolder, split: str | None = None) -> dict[str, Any]:
@@ -287,12 +310,16 @@ def _stage(run: RunFolder, name: str) -> Iterator[dict[str, Any]]:
     yield facts
     facts.setdefault("seconds", time.perf_counter() - started)
     facts.setdefault("cpu_seconds", time.process_time() - cpu_started)
-    run.finish(name, before if before else facts)
+    if processes.is_first():
+        run.finish(name, before if before else facts)
 
 
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Everything that is logged also goes to the run's log.txt, with the time."""
+    """Everything that is logged also goes to the run's log.txt, with the time; of several processes, the first's."""
+    if not processes.is_first():
+        yield
+        return
     try:
         handler = _RunLog(path, encoding="utf-8")
     except OSError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import nn
 
+from .. import processes
 from ..data.batch_plan import BatchPlan
 from ..data.collate import Batch
 from ..data.rows import Rows
@@ -82,7 +83,7 @@ def train_student(
         seed=derived_seed(recipe.seed, "student"), gold_only=gold_only, checkpoints=checkpoints, board=boards(""),
         measure=measure, description=description, steps=_plan(recipe, data, data.numbers()).steps,
     )  # fmt: skip
-    save_student(out, model, config, data.tokenizer)
+    _save(out, model, config, data)
     return report
 
 
@@ -98,7 +99,7 @@ def refine_student(
     recipe = _refining(recipe, recipe.refine)
     refined, visits = [], 0
     config = replace(read_config(out), refined=())
-    write_json(out / CONFIG, config.to_dict())  # each copy starts from what the stage before left, also on resuming
+    _write(out, config)  # each copy starts from what the stage before left, also on resuming
     for position, task in enumerate(data.tasks):
         if gold_only and not len(data.labelled(position)):
             log.info("%s has no gold labels: not refined", task.name)
@@ -112,10 +113,9 @@ def refine_student(
                 checkpoints=checkpoints / task.name, board=boards(task.name), description=f"refining {task.name}",
             )  # fmt: skip
             visits += report.rows
-            with atomic_file(target) as temporary:
-                save_file(weights(model), temporary)
+            _save_weights(target, model)
         refined.append(task.name)
-    write_json(out / CONFIG, replace(config, refined=tuple(refined)).to_dict())
+    _write(out, replace(config, refined=tuple(refined)))
     return visits
 
 
@@ -132,7 +132,7 @@ def _train_apart(
     """One student a task. What model.safetensors holds is their common start, which answers for no task."""
     reports, alone, steps = [], [], 0
     model, config = new_student(recipe, data)
-    config = save_student(out, model, config, data.tokenizer)
+    config = _save(out, model, config, data)
     for position, task in enumerate(data.tasks):
         if gold_only and not len(data.labelled(position)):
             continue
@@ -149,13 +149,35 @@ def _train_apart(
                 description=f"{description} {task.name}", steps=own_steps,
             )  # fmt: skip
             reports.append(report)
-            with atomic_file(target) as temporary:
-                save_file(weights(model), temporary)
+            _save_weights(target, model)
         alone.append(task.name)
-    write_json(out / CONFIG, replace(config, alone=tuple(alone)).to_dict())
+    _write(out, replace(config, alone=tuple(alone)))
     here = {n: sum(getattr(report, n) for report in reports) for n in ("rows", "seconds", "cpu_seconds")}
     taken = sum(report.steps - report.first_step for report in reports)
     return FitReport(steps=steps, first_step=steps - taken, **here)
+
+
+def _save(out: Path, model: StudentModel, config: StudentConfig, data: StudentData) -> StudentConfig:
+    """Writes the student's folder, in the first process, and returns its config when it is there."""
+    with processes.first_then_all():
+        if processes.is_first():
+            save_student(out, model, config, data.tokenizer)
+        return read_config(out)
+
+
+def _write(out: Path, config: StudentConfig) -> None:
+    """Replaces the config of a student's folder, in the first process; returns when it is there."""
+    with processes.first_then_all():
+        if processes.is_first():
+            write_json(out / CONFIG, config.to_dict())
+
+
+def _save_weights(target: Path, model: StudentModel) -> None:
+    """Writes weights, in the first process; returns when they are there."""
+    with processes.first_then_all():
+        if processes.is_first():
+            with atomic_file(target) as temporary:
+                save_file(weights(model), temporary)
 
 
 def _train(
@@ -244,7 +266,8 @@ def train_joint(
     tasks: Mapping[str, Task], rows: Mapping[str, Rows], recipe: Recipe, folder: Path, *, work: Path
 ) -> None:
     """Trains one model on the gold labels of several tasks and writes its student folder; restarted, it resumes."""
-    data = tokenize(recipe, list(tasks.values()), rows, work)
+    with processes.first_then_all():
+        data = tokenize(recipe, list(tasks.values()), rows, work)
     train_student(
         recipe,
         data,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__, plugins
+from .. import __version__, plugins, processes
 from ..data.plan import together
 from ..data.prepare import TaskRows
 from ..data.rows import Rows
@@ -119,7 +119,7 @@ def ready_teachers(
                     kept=keep,
                 )
             )
-        if standings:
+        if standings and processes.is_first():
             write_standings(run, name, standings)
     return {name: [t for t, keep in zip(some, kept[name], strict=True) if keep] for name, some in teachers.items()}
 
@@ -165,7 +165,7 @@ def _trained(run: RunFolder, member: Member, teacher: Teacher, data: Mapping[str
         return teacher
     task, recipe = data[member.task].task, run.recipe
     folder = member.folder(run, joint=teacher.joint)
-    if not _finished(folder):
+    if processes.from_first(lambda: not _finished(folder)):
         names = [member.task]
         if teacher.joint:
             taught = [name for name in data if member.section.tasks is None or name in member.section.tasks]
@@ -181,25 +181,27 @@ def _trained(run: RunFolder, member: Member, teacher: Teacher, data: Mapping[str
             log.info("fine-tuning the teacher '%s' on %s", member.name, ", ".join(names))
             teacher.store = recipe.store
             if teacher.joint:
-                teacher.fine_tune_jointly({name: data[name].task for name in names}, rows, folder, seed=seed)
+                tasks = {name: data[name].task for name in names}
+                _train(teacher, lambda: teacher.fine_tune_jointly(tasks, rows, folder, seed=seed))
             else:
-                teacher.fine_tune(rows[member.task], folder, seed=seed)
+                _train(teacher, lambda: teacher.fine_tune(rows[member.task], folder, seed=seed))
 
         _from_store_or(run, train, _key(teacher, member, rows, data, seed), folder)
-    teacher.clean_up(folder)
+    if processes.is_first():
+        teacher.clean_up(folder)
     return _opened(member, teacher, task, folder)
 
 
 def _refined(run: RunFolder, member: Member, teacher: Teacher, data: Mapping[str, TaskRows]) -> Teacher:
     """A copy of a jointly trained teacher for one task alone, fine-tuned on its gold rows."""
     folder = member.folder(run, joint=False)
-    if not _finished(folder):
+    if processes.from_first(lambda: not _finished(folder)):
         rows = {member.task: gold_rows(data[member.task])}
         seed = member.seed(run.recipe.seed, joint=False, refined=True)
 
         def train() -> None:
             log.info("refining the teacher '%s' on %s", member.name, member.task)
-            teacher.fine_tune(rows[member.task], folder, seed=seed)
+            _train(teacher, lambda: teacher.fine_tune(rows[member.task], folder, seed=seed))
 
         _from_store_or(run, train, _key(teacher, member, rows, data, seed), folder)
     return _opened(member, teacher, data[member.task].task, folder)
@@ -217,14 +219,26 @@ def _opened(member: Member, teacher: Teacher, task: Task, folder: Path) -> Teach
 def _from_store_or(run: RunFolder, train: Callable[[], None], key: str, folder: Path) -> None:
     """Fills `folder` from the store, or by training; then the store has it too."""
     shelf = default_store(run.recipe.store) / "teachers" / key
-    if _finished(shelf):
+    found = processes.from_first(lambda: _finished(shelf))
+    if found:
         log.info("%s: found in the store (%s), not trained again", folder.relative_to(run.path), key[:12])
-        with atomic_folder(folder) as temporary:
-            shutil.copytree(shelf, temporary, dirs_exist_ok=True, copy_function=_link)
+    else:
+        train()
+    source, target = (shelf, folder) if found else (folder, shelf)
+    with processes.first_then_all():
+        if processes.is_first():
+            with atomic_folder(target) as temporary:
+                shutil.copytree(source, temporary, dirs_exist_ok=True, copy_function=_link)
+
+
+def _train(teacher: Teacher, fine_tune: Callable[[], None]) -> None:
+    """Trains a teacher in every process, or in the first alone."""
+    if teacher.distributed:
+        fine_tune()
         return
-    train()
-    with atomic_folder(shelf) as temporary:
-        shutil.copytree(folder, temporary, dirs_exist_ok=True, copy_function=_link)
+    with processes.first_then_all():
+        if processes.is_first():
+            fine_tune()
 
 
 def _link(source: str, target: str) -> None:

@@ -39,7 +39,7 @@ class Balancing:
         self._dwa = DynamicWeights(len(tasks), section.temperature) if section.weights == "dwa" else None
         self._regression = torch.tensor([task.kind == "regression" for task in tasks], device=accelerator.device)
         self._window: Tensor | None = None
-        self._gradients: Gradients = SummedGradients(accelerator)
+        self._gradients: Gradients = SummedGradients(accelerator, model)
         self._learned: LogVariances | None = None
         if section.weights == "uncertainty":
             self._learned = LogVariances(len(tasks)).to(accelerator.device)
@@ -47,6 +47,7 @@ class Balancing:
 
     def prepare(self, wrapped: nn.Module, seed: int) -> None:
         """Called once the model is wrapped for several processes and before the first step."""
+        self._gradients = SummedGradients(self.accelerator, wrapped)
         if self.section.gradients == "pcgrad":
             shared = getattr(self.model, "shared_parameters", self.model.parameters)()
             self._gradients = ProjectedGradients(self.accelerator, wrapped, self.model, shared, len(self.tasks), seed)
@@ -56,17 +57,17 @@ class Balancing:
         if self._dwa is not None:
             self._dwa.start(step // self.steps_per_epoch)
 
-    def forward(self) -> AbstractContextManager[None]:
-        """The context of the model's forward pass."""
-        return self._gradients.forward()
+    def forward(self, *, last: bool) -> AbstractContextManager[None]:
+        """The context of the model's forward pass. last: of the step's micro-batches."""
+        return self._gradients.forward(last=last)
 
     def backward(self, result: ObjectiveResult, heads: HeadOutputs, scale: float) -> None:
-        """Adds a micro-batch to the step's gradient, its loss times `scale`."""
+        """Adds a micro-batch to the step's gradient, its loss times `scale`; one of scale 0 counts nothing."""
         if not self.by_task:
             self._gradients.add(result.loss * scale)
             return
         assert result.task_losses is not None and result.task_weights is not None
-        if self._dwa is not None:
+        if self._dwa is not None and scale:
             sums = torch.stack([result.task_losses.detach(), result.task_weights])
             self._window = sums if self._window is None else self._window + sums
         self._gradients.add(self._weighed(result.task_losses, result.task_weights, heads) * scale)
@@ -74,8 +75,9 @@ class Balancing:
     def finish(self, step: int) -> None:
         """The step's gradient is complete after this."""
         self._gradients.finish(step)
-        if self._dwa is not None and self._window is not None:
-            self._dwa.add(self.accelerator.reduce(self._window, "sum"))
+        if self._dwa is not None:
+            none = torch.zeros(2, len(self.tasks), device=self.accelerator.device)
+            self._dwa.add(self.accelerator.reduce(none if self._window is None else self._window, "sum"))
             self._window = None
 
     def values(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
+from .. import processes
 from ..files import atomic_file, read_json
 from . import checkpoint
 
@@ -24,6 +25,8 @@ class Best:
         """Keeps the model's weights if their figure is higher than any before."""
         if self.folder is not None and (self.figure is None or figure > self.figure):
             self.figure, self.step = figure, step
+            if not processes.is_first():
+                return
             # One file per step: a run killed before its next checkpoint still finds the file of its last one.
             with atomic_file(self.folder / f"best-{step}.safetensors") as temporary:
                 save_file(checkpoint.weights(model), temporary)

@@ -17,8 +17,8 @@ from .randomness import derived_seed
 class Gradients(Protocol):
     """What puts the gradient of a step together, in `.grad` of the parameters."""
 
-    def forward(self) -> AbstractContextManager[None]:
-        """The context in which the wrapped model has to run."""
+    def forward(self, *, last: bool) -> AbstractContextManager[None]:
+        """The context in which the wrapped model has to run. last: of the step's micro-batches."""
 
     def add(self, losses: Tensor) -> None:
         """A micro-batch's share of the step's loss: (tasks,), whose sum it is, or that sum; 0 for an idle task."""
@@ -28,13 +28,16 @@ class Gradients(Protocol):
 
 
 class SummedGradients:
-    """The gradient of the sum of the tasks' losses."""
+    """The gradient of the sum of the tasks' losses. The processes meet once a step, in its last backward pass."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
+    def __init__(self, accelerator: Accelerator, wrapped: nn.Module) -> None:
+        self.accelerator, self.wrapped = accelerator, wrapped
 
-    def forward(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    def forward(self, *, last: bool) -> AbstractContextManager[None]:
+        if last or self.accelerator.num_processes == 1:
+            return nullcontext()
+        context: AbstractContextManager[None] = self.accelerator.no_sync(self.wrapped)
+        return context
 
     def add(self, losses: Tensor) -> None:
         self.accelerator.backward(losses if losses.ndim == 0 else losses.sum())
@@ -71,7 +74,7 @@ class ProjectedGradients:
         self._by_task: list[Tensor | None] = [None] * len(self._shared)  # each (tasks, *shape)
         self._sum: list[Tensor | None] = [None] * len(self._others)
 
-    def forward(self) -> AbstractContextManager[None]:
+    def forward(self, *, last: bool) -> AbstractContextManager[None]:
         # The processes meet in `finish`, task by task; what a distributed wrapper would average is too early.
         context: AbstractContextManager[None] = self.accelerator.no_sync(self.wrapped)
         return context

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
+from .. import processes
 from ..errors import InputError, WorkError
 from ..progress import track
 from ..recipe.schema import Balance, Train
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from ..data.collate import Batch
     from ..objectives import DistillationObjective
 
+SHARED = "all machines of a run need one shared file system"
 SCORE = "held_out/score"
 """The tag of the figure that `train.select` maximises."""
 
@@ -68,11 +71,16 @@ def fit(
     rank) alone. measure: figures on held-out rows by TensorBoard tag, asked for ten times a run; with `train.select`,
     as often as it says, and the weights with the highest `SCORE` are kept. balance: of the tasks' losses and gradients;
     None: their sum. `optimizer.layer_decay` needs a model with `depths()` (see `depths_of`).
+    Of several processes all call this at the same place, and the first writes. The global batches are the same for any
+    number of them, and what no process used in a step stays untouched by it.
     Raises WorkError when the loss is not finite.
     """
     if train.select is not None and measure is None:
         raise InputError("train.select", "there are no held-out rows to select on", "raise evaluate.calibration_rows")
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    processes.start()
+    # Heads of tasks that a step has no rows of get no gradient, and so no step.
+    idle = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[idle])
     threads_before = torch.get_num_threads()
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     if device.type == "cpu":
@@ -82,12 +90,14 @@ def fit(
     tuned = build_optimizer(model, optimizer)
     state = checkpoint.restore(checkpoints, model, tuned) if checkpoints else None
     first_step = state["step"] if state else 0
+    if processes.from_first(lambda: first_step) != first_step:
+        raise WorkError(f"{checkpoints}: this process finds another checkpoint there than the first; {SHARED}")
     best = Best(checkpoints, state)
     balancing.load(state)
     wrapped = accelerator.prepare_model(model)
     balancing.prepare(wrapped, seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    board = board or Board(None)
+    board = board if board is not None and processes.is_first() else Board(None)
     board.resume_at(first_step)
     meter = Meter(objective.tasks, [further.label for further in objective.terms])
     measure_every = train.select.every_steps if train.select else max(plan.steps // 10, 1)
@@ -98,19 +108,24 @@ def fit(
         for step in range(first_step, plan.steps):
             window = plan.window(step, rank, world_size)  # this rank's micro-batches of the global window
             balancing.start(step)
+            last = len(window.batches) - 1
             for micro, row_numbers in enumerate(window.batches):
                 reseed(seed, step, micro, rank)  # so that a resumed step is the same step
-                batch = collate(row_numbers).to(device)
+                # A rank without a row takes part with one that counts nothing: the processes meet in a backward pass.
+                counts = len(row_numbers) > 0
+                batch = collate(row_numbers if counts else np.array([window.first_rows[micro]], np.int32)).to(device)
                 with (
-                    balancing.forward(),
+                    balancing.forward(last=micro == last),
                     torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"),
                 ):
                     heads = wrapped(batch)
-                heads = heads._replace(outputs=heads.outputs.float())
+                if heads.outputs.dtype != torch.float64:
+                    heads = heads._replace(outputs=heads.outputs.float())
                 result = objective(heads, batch, step, by_task=balancing.by_task)  # nats, summed over rows
                 # The same gradient however the window was cut, and over however many processes.
-                balancing.backward(result, heads, world_size / window.planned_rows)
-                meter.add(result)
+                balancing.backward(result, heads, world_size / window.planned_rows if counts else 0.0)
+                if counts:
+                    meter.add(result)
             balancing.finish(step)
             if optimizer.max_norm is not None:
                 meter.gradient_norm = accelerator.clip_grad_norm_(parameters, optimizer.max_norm)
@@ -122,24 +137,25 @@ def fit(
             advance(1)
             checkpoint_due = checkpoints is not None and _due(step, train.checkpoint_every_steps, plan.steps)
             if checkpoint_due or _due(step, train.log_every_steps, plan.steps):
-                values = meter.take()
+                values = meter.take(accelerator)
                 if not values.pop("finite"):
                     raise WorkError(_not_finite(description, step, checkpoints))
                 rates = learning_rates(tuned, optimizer.learning_rate * factor)
                 board.scalars({**values, **rates, **objective.values(step), **balancing.values()}, step + 1)
             if measure is not None and _due(step, measure_every, plan.steps):
                 wrapped.eval()
-                figures = measure(model)
+                figures = processes.from_first(lambda: measure(model))
                 wrapped.train()
                 board.scalars(figures, step + 1)
                 if train.select is not None:
                     best.offer(figures[SCORE], step + 1, model)
             if checkpoint_due and checkpoints is not None:
-                if accelerator.is_main_process:
+                if processes.is_first():
                     checkpoint.save(checkpoints, step + 1, model, tuned, best.state() | balancing.state())
                     best.prune()
                 board.flush()
     wrapped.eval()
+    processes.wait()  # for the best weights, which the first writes
     best.restore(model)
     balancing.close()
     # What comes after, such as a teacher's answers, must not depend on whether this was run or found finished.

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..tasks import Task
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from ..objectives import ObjectiveResult
 
 
@@ -40,9 +42,26 @@ class Meter:
         loss = result.loss.detach()
         self._loss = loss if self._loss is None else self._loss + loss
 
-    def take(self) -> dict[str, float]:
-        """The values since the last call, by TensorBoard tag; "finite" is 0.0 if the loss was not."""
+    def _meet(self, accelerator: Accelerator) -> None:
+        """The sums over all processes, of which some may have had no row."""
+
+        def total(sums: Tensor | None, *shape: int) -> Tensor:
+            mine = torch.zeros(shape, dtype=torch.float64, device=accelerator.device) if sums is None else sums.double()
+            found: Tensor = accelerator.reduce(mine, "sum")
+            return found
+
+        self._sums, self._loss = total(self._sums, 5, len(self.tasks)), total(self._loss)
+        if self.terms:
+            self._terms = total(self._terms, 2, len(self.terms), len(self.tasks))
+
+    def take(self, accelerator: Accelerator | None = None) -> dict[str, float]:
+        """The values since the last call, by TensorBoard tag; "finite" is 0.0 if the loss was not.
+
+        accelerator: of several processes; the values then are over the rows of all.
+        """
         values = {"finite": 1.0}
+        if accelerator is not None and accelerator.num_processes > 1:
+            self._meet(accelerator)
         if self._sums is not None and self._loss is not None:
             soft, soft_rows, hard, hard_rows, rows = self._sums.cpu().tolist()
             total, loss = sum(rows), float(self._loss)

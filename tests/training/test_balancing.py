@@ -3,74 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
+import three_tasks
 import torch
-from torch import nn
+from three_tasks import BALANCES, ROWS, TASKS, Mean, collate, new_model, run
 
 from kdtoolkit.balance import projected_sum, shuffled_orders
 from kdtoolkit.data.batch_plan import BatchPlan
-from kdtoolkit.data.collate import Batch
 from kdtoolkit.heads import MultiTaskHeads
 from kdtoolkit.objectives import DistillationObjective
 from kdtoolkit.recipe.schema import Balance, HeadOptions, Heads, Objective, Optimizer, Train
-from kdtoolkit.student import Encoded, Student, Tokens
-from kdtoolkit.tasks import Task
+from kdtoolkit.student import Encoded
 from kdtoolkit.training import StudentModel, fit
 from kdtoolkit.training.checkpoint import read_tensors
 from kdtoolkit.training.randomness import derived_seed
 
-TASKS = [
-    Task("topics", labels=("a", "b", "c"), pair=False),
-    Task("score", kind="regression", pair=False),
-    Task("moods", labels=("x", "y"), pair=False),
-]
-ROWS, PIECES = [16, 10, 6], 11
-BALANCES = {
-    "fixed": Balance(),
-    "uncertainty": Balance(weights="uncertainty"),
-    "dwa": Balance(weights="dwa", temperature=0.2),
-    "pcgrad": Balance(gradients="pcgrad"),
-    "uncertain pcgrad": Balance(weights="uncertainty", gradients="pcgrad"),
-    "dwa pcgrad": Balance(weights="dwa", temperature=0.2, gradients="pcgrad"),
-}
 every_balance = pytest.mark.parametrize("balance", BALANCES.values(), ids=BALANCES.keys())
-
-
-class Mean(Student):
-    """A mean of embeddings under a layer; `idle` never takes part."""
-
-    def __init__(self, dropout=0.0):
-        super().__init__(width=5)
-        self.embed, self.layer, self.idle = nn.Embedding(PIECES, 5), nn.Linear(5, 5), nn.Linear(2, 2)
-        self.dropout = nn.Dropout(dropout)
-
-    def encode(self, batch):
-        return self.layer(self.dropout(self.embed(batch.ids).mean(1))).tanh()
-
-
-def new_model(tasks=TASKS, dropout=0.0):
-    torch.manual_seed(3)
-    return StudentModel(Mean(dropout), MultiTaskHeads(tasks, 5, pairs="separate", mixed=True))
-
-
-def collate(numbers, sizes=ROWS):
-    """Rows whose first task is the first, and so on; some have no label, some no teacher."""
-    generator = np.random.default_rng(0)
-    total = sum(sizes)
-    ids = torch.from_numpy(generator.integers(1, PIECES, (total, 4)))
-    tasks = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
-    classes = torch.from_numpy(generator.integers(0, 2, total).astype(np.float32))
-    labels = torch.where(tasks == 1, torch.from_numpy(generator.normal(size=total).astype(np.float32)), classes)
-    labels[::5] = np.nan
-    teacher = torch.from_numpy(generator.normal(size=(1, total, 3)).astype(np.float32))
-    teacher[0, 1::5] = np.nan
-    rows = torch.from_numpy(np.asarray(numbers, np.int64))
-    chosen = ids[rows]
-    tokens = Tokens(chosen, torch.ones_like(chosen, dtype=torch.bool), torch.zeros_like(chosen))
-    return Batch(tokens, torch.arange(len(rows)), None, tasks[rows], labels[rows], None, teacher[:, rows])
 
 
 class Seen:
@@ -87,32 +37,6 @@ class Seen:
 
     def flush(self):
         pass
-
-
-def run(balance, folder=None, *, rows=8, accumulate=1, epochs=3.0, dropout=0.0, stop=None, optimizer=None, board=None,
-        batch="mixed", tasks=TASKS, sizes=ROWS, **train):  # fmt: skip
-    plan = BatchPlan(
-        sizes, [np.full(size, 4, np.int32) for size in sizes],
-        batch_rows=rows, accumulate=accumulate, epochs=epochs, seed=1, batch=batch,
-    )  # fmt: skip
-    section = Objective(alpha=0.4, tasks={"moods": {"weight": 0.5}})
-    calls = 0
-
-    def counted(numbers):
-        nonlocal calls
-        calls += 1
-        if stop is not None and calls > stop:
-            raise KeyboardInterrupt
-        return collate(numbers, sizes)
-
-    model = new_model(tasks, dropout)
-    fit(
-        model, counted, plan, DistillationObjective(tasks, section, steps=plan.steps),
-        optimizer=optimizer or Optimizer(name="sgd", learning_rate=0.3, momentum=0.5),
-        train=Train(batch_rows=rows, accumulate=accumulate, epochs=epochs, **train),
-        balance=balance, seed=5, checkpoints=folder, board=board,
-    )  # fmt: skip
-    return model
 
 
 def same(one, other):
@@ -226,7 +150,7 @@ def test_pcgrad_projects_what_several_heads_share_like_the_student_they_share(mo
         heads = Heads(tasks=dict.fromkeys(sharing, attention))
         return StudentModel(States(), MultiTaskHeads(TASKS, 5, pairs="separate", mixed=True, heads=heads))
 
-    monkeypatch.setattr(sys.modules[__name__], "new_model", lambda *options: of_pairs())
+    monkeypatch.setattr(three_tasks, "new_model", lambda *options: of_pairs())
     by_task = task_gradients()
     several = ("student.", "heads.shared_biattention.") if len(sharing) > 1 else ("student.",)
     shared = [name for name in by_task[0] if name.startswith(several)]

@@ -1,0 +1,5 @@
+"""`python -m kdtoolkit`: the same as `kdtool`, for launchers that start a module (torchrun -m kdtoolkit)."""
+
+from .cli.main import main
+
+main()

@@ -1,0 +1,252 @@
+"""The processes that work on one run together: which of them this is, and how they agree.
+
+torchrun starts them (or accelerate launch, on GPUs); without one there is a single process, and nothing here does
+anything. All of them see the same files, also on several machines: the first writes, the others read. torch is imported
+only where there are several.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from .errors import InputError, PeerFailed, WorkError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)
+"""How long one process waits for another that works alone. One that dies is noticed by its closed connection."""
+_in_turn = False
+
+
+def launch(count: int | str | None = None) -> str:
+    """How `count` processes are started; None: as many as there are."""
+    return f"torchrun --nproc-per-node {size() if count is None else count} -m kdtoolkit"
+
+
+def rank() -> int:
+    """This process's number among those of the run; the first, 0, writes and speaks for all."""
+    return int(os.environ.get("RANK", "0")) if size() > 1 else 0
+
+
+def size() -> int:
+    """How many processes the run has; what no number is, `start` refuses."""
+    given = os.environ.get("WORLD_SIZE", "1")
+    return int(given) if given.isdecimal() else 1
+
+
+def is_first() -> bool:
+    """Whether this process writes."""
+    return rank() == 0
+
+
+def start(asked: int | None = None) -> None:
+    """Joins the other processes, if there are any; called again, it does nothing.
+
+    asked: how many there are to be. Raises InputError where the launcher started another number, such as one in the
+    place of several, which would work as well, and alone.
+    """
+    found = _size_by_launcher()
+    if asked is not None and asked != found:
+        remedy = f"start them with {launch(asked)} ..." if found == 1 else "give the number there is"
+        raise InputError("--processes", f"{asked} processes were asked for, and the launcher started {found}", remedy)
+    if found == 1:
+        return
+    # DDP looks for heads without rows in every step, and advises against it after the first that has none.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import torch
+    from torch import distributed
+
+    if distributed.is_initialized():
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        distributed.init_process_group(backend, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise WorkError(f"the {found} processes of this run do not find each other: {error}") from error
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make` gives in the first process, in all of them; only there it is called. A plain value, as JSON has it.
+
+    Raises PeerFailed in the others if it raises there.
+    """
+    if size() == 1:
+        return make()
+    _in_step()
+    if not is_first():
+        value: T = _hear()["value"]
+        return value
+    with _telling_of_failure():
+        value = make()
+    _tell({"value": value})
+    return value
+
+
+@contextlib.contextmanager
+def first_then_all() -> Iterator[None]:
+    """The body runs in the first process, and when it is done there in the others, which find what it has written."""
+    global _in_turn
+    if size() == 1:
+        yield
+        return
+    _in_step()
+    _in_turn = True
+    try:
+        if is_first():
+            with _telling_of_failure():
+                yield
+            _tell({})
+        else:
+            _hear()
+            yield
+    finally:
+        _in_turn = False
+
+
+def wait() -> None:
+    """Returns when all processes have come here."""
+    total(0)
+
+
+def total(number: float) -> float:
+    """The sum over all processes, in all of them."""
+    if size() == 1:
+        return number
+    _in_step()
+    import torch
+    from torch import distributed
+
+    found = torch.tensor([float(number)], dtype=torch.float64)
+    with _noticing():
+        distributed.all_reduce(found)
+    return found.item()
+
+
+def see_the_same(folder: Path) -> None:
+    """Raises WorkError in a process that does not see what the first has in `folder`."""
+    name = from_first(lambda: _mark(folder))
+    if name is None:
+        return
+    seen = (folder / name).is_file()
+    blind = size() - int(total(seen))
+    if is_first():
+        (folder / name).unlink(missing_ok=True)
+    if blind:
+        raise WorkError(
+            f"{folder}: {blind} of {size()} processes do not see what the first one writes there; all machines of a "
+            "run need one shared file system: give --out a folder on it"
+        )
+
+
+def lost(error: BaseException) -> bool:
+    """Whether the error says that another process is gone."""
+    if size() == 1 or not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    return type(error).__name__.startswith("Dist") or any(word in text for word in ("gloo", "connection", "nccl"))
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process. Of several, at once: gloo may abort while the interpreter shuts down, when all is done."""
+    if size() == 1:
+        sys.exit(code)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _size_by_launcher() -> int:
+    """WORLD_SIZE, checked."""
+    given = {name: os.environ.get(name) for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR")}
+    if given["WORLD_SIZE"] is None:
+        if given["MASTER_ADDR"] is not None and given["RANK"] is None:
+            raise InputError(
+                "launcher",
+                "it set MASTER_ADDR, as for several processes, and started this one alone (there is no WORLD_SIZE); "
+                "`accelerate launch --cpu` does so",
+                f"use {launch('N')} ..., or unset MASTER_ADDR",
+            )
+        return 1
+    try:
+        found = int(given["WORLD_SIZE"])
+        number = int(given["RANK"] or ("0" if found == 1 else ""))
+    except ValueError as error:
+        cause = f"WORLD_SIZE is {given['WORLD_SIZE']!r} and RANK is {given['RANK']!r}"
+        raise InputError("launcher", cause, f"use {launch('N')} ..., or unset both") from error
+    if not 0 <= number < found:
+        raise InputError("launcher", f"RANK is {number} of WORLD_SIZE {found}", f"use {launch('N')} ...")
+    return found
+
+
+def _in_step() -> None:
+    """Raises ValueError within `first_then_all`, where the processes are not at the same place."""
+    if _in_turn:
+        raise ValueError("within first_then_all the processes cannot meet")
+
+
+@contextlib.contextmanager
+def _telling_of_failure() -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(PeerFailed):
+            _tell({"failed": True})
+        raise
+
+
+def _tell(message: dict[str, Any]) -> None:
+    _broadcast(json.dumps(message).encode())
+
+
+def _hear() -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(_broadcast(None))
+    if message.get("failed"):
+        raise PeerFailed("the first process of the run has failed, and says why")
+    return message
+
+
+def _broadcast(data: bytes | None) -> bytes:
+    """The first process's bytes, in all."""
+    import torch
+    from torch import distributed
+
+    with _noticing():
+        count = torch.tensor([len(data or b"")])
+        distributed.broadcast(count, 0)
+        content = torch.zeros(int(count), dtype=torch.uint8)
+        if data is not None:
+            content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        if len(content):
+            distributed.broadcast(content, 0)
+    return content.numpy().tobytes()
+
+
+@contextlib.contextmanager
+def _noticing() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerFailed(f"another process of the run is gone ({str(error).splitlines()[0]})") from error
+
+
+def _mark(folder: Path) -> str | None:
+    """A new file of the first process, by its name; None where nothing can be written, which is said elsewhere."""
+    name = f".seen-{os.getpid()}"
+    try:
+        (folder / name).touch()
+    except OSError:
+        return None
+    return name

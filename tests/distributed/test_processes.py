@@ -1,0 +1,104 @@
+"""Which process this is, and how several agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import agreements
+import pytest
+from launched import launched
+
+from kdtoolkit import processes
+from kdtoolkit.errors import InputError
+
+VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_launcher_there_is_one_process():
+    processes.start()
+    processes.start(asked=1)
+    assert (processes.rank(), processes.size(), processes.is_first()) == (0, 1, True)
+    assert processes.from_first(lambda: 7) == 7 and processes.total(2.5) == 2.5
+    with processes.first_then_all():
+        processes.wait()
+    processes.see_the_same(Path("nowhere"))
+    assert not processes.lost(RuntimeError("gloo"))
+
+
+def test_a_launcher_of_one_process_is_none(monkeypatch):
+    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    processes.start(asked=1)
+    assert processes.size() == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "asked", "expected"),
+    [
+        (
+            {},
+            2,
+            "--processes: 2 processes were asked for, and the launcher started 1; start them with torchrun",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0"},
+            4,
+            "4 processes were asked for, and the launcher started 2; give",
+        ),
+        ({"MASTER_ADDR": "127.0.0.1"}, None, "launcher: it set MASTER_ADDR, .* started this one alone .* use torchrun"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, None, "launcher: WORLD_SIZE is 'two' and RANK is '0'; use torchrun"),
+        ({"WORLD_SIZE": "2"}, None, "launcher: WORLD_SIZE is '2' and RANK is None; use torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, None, "launcher: RANK is 2 of WORLD_SIZE 2; use torchrun"),
+        ({"WORLD_SIZE": "0", "RANK": "0"}, None, "launcher: RANK is 0 of WORLD_SIZE 0; use torchrun"),
+    ],
+)
+def test_another_number_of_processes_than_was_meant_is_refused(monkeypatch, variables, asked, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=expected):
+        processes.start(asked)
+
+
+@pytest.fixture(scope="module")
+def of_three(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("three")
+    done = launched(3, agreements.__file__, str(folder), cwd=folder)
+    assert [each.code for each in done] == [0, 1, 2], done  # each left with its own
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(3)]
+
+
+def test_each_knows_its_place(of_three):
+    assert [(f["rank"], f["size"], f["first"]) for f in of_three] == [(0, 3, True), (1, 3, False), (2, 3, False)]
+
+
+def test_what_the_first_finds_all_have(of_three):
+    assert [f["value"] for f in of_three] == [True] * 3 and [f["calls"] for f in of_three] == [1, 0, 0]
+    assert [f["total"] for f in of_three] == [4.5] * 3
+
+
+def test_where_the_first_fails_all_fail_and_stay_in_step(of_three):
+    assert [f["failed"][0] for f in of_three] == ["ValueError", "PeerFailed", "PeerFailed"]
+    assert [f["failed in turn"][0] for f in of_three] == ["ValueError", "PeerFailed", "PeerFailed"]
+    assert [f["after"] for f in of_three] == ["still in step"] * 3
+
+
+def test_the_others_read_what_the_first_has_written(of_three):
+    assert [f["read"] for f in of_three] == ["by the first"] * 3
+
+
+def test_within_a_turn_they_cannot_meet(of_three):
+    assert of_three[0]["met in turn"] == ["ValueError", "within first_then_all the processes cannot meet"]
+
+
+def test_who_sees_other_files_is_told(of_three):
+    assert [f["shared"] for f in of_three] == [None] * 3
+    for found in of_three:
+        kind, text = found["apart"]
+        assert kind == "WorkError" and "2 of 3 processes do not see what the first one writes there" in text

@@ -1,0 +1,53 @@
+"""Trains the models of `CASES`, in as many processes as there are, and writes their weights: train_cases.py FOLDER."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import three_tasks
+import torch
+from safetensors.torch import save_file
+
+from kdtoolkit import processes
+from kdtoolkit.recipe.schema import Optimizer
+from kdtoolkit.training.checkpoint import weights
+
+ADAM = Optimizer(learning_rate=0.05, weight_decay=0.1)
+LONG = {"epochs": 15.0, "optimizer": ADAM}
+"""60 steps of 8 rows."""
+CASES = {
+    "one task a batch": {**LONG, "balance": None, "batch": "one_task"},
+    "mixed": {**LONG, "balance": None},
+    "accumulated": {**LONG, "balance": None, "rows": 2, "accumulate": 4},
+    "fewer rows than processes": {**LONG, "balance": None, "rows": 1, "epochs": 2.0},
+    **{name: {**LONG, "balance": balance} for name, balance in three_tasks.BALANCES.items() if name != "fixed"},
+}  # fmt: skip
+RARE = {"sizes": [40, 30, 1], "balance": None, "batch": "one_task", "rows": 8, "epochs": 0.3, "optimizer": ADAM}
+"""Three steps, of which none has a row of the last task."""
+DOUBLE = ("one task a batch", "mixed", "accumulated", "fewer rows than processes")
+
+
+def trained(name: str, folder: Path | None = None, **changes: object) -> torch.nn.Module:
+    """The model of a case after training; those of `DOUBLE` in float64."""
+    options = RARE if name == "rare" else CASES[name]
+    return three_tasks.run(folder=folder, double=name in DOUBLE, **{**options, **changes})
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    processes.start()
+    for name in (*CASES, "rare"):
+        model = trained(name)
+        save_file(weights(model), folder / f"{name}-{processes.rank()}.safetensors")
+    # A run that is stopped half-way, and goes on with another number of processes.
+    with contextlib.suppress(KeyboardInterrupt):
+        trained("mixed", folder / "stopped", stop=30, checkpoint_every_steps=10)
+    processes.wait()
+    processes.leave(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""A run by several processes: the table of one, one voice, and no harm when one of them dies."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+
+import pytest
+import yaml
+from launched import environment, free_port, launched
+from safetensors.torch import load_file
+
+STILL = {
+    "student": {"name": "bilstm", "width": 8, "embedding": 12, "dropout": 0.0},
+    "train": {"epochs": 2, "batch_rows": 16, "checkpoint_every_steps": 5, "log_every_steps": 5},
+}
+"""At dropout 0 the number of processes changes nothing but the last digits."""
+KILL = """
+import os, signal, sys
+import kdtoolkit.training.loop as loop
+real, calls = loop.set_learning_rate, []
+def set_learning_rate(*arguments):
+    calls.append(1)
+    if len(calls) == 13 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+loop.set_learning_rate = set_learning_rate
+"""
+MAIN = "\nfrom kdtoolkit.cli.main import main\nmain()"
+
+
+@pytest.fixture
+def written(recipe, tiny, monkeypatch):
+    """written(section={...}): the recipe as a file that has its labels to itself; its path."""
+    count = 0
+
+    def write(**changes):
+        nonlocal count
+        count += 1
+        path = tiny / f"recipe-{count}.yaml"
+        path.write_text(yaml.safe_dump(recipe(**{"store": str(tiny / f"store-{count}"), **changes})))
+        return path
+
+    return write
+
+
+def torchrun(count, *arguments, cwd):
+    """`torchrun` itself."""
+    plain = {k: v for k, v in environment(0, count, free_port(), cwd).items() if k not in ("RANK", "LOCAL_RANK")}
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port",
+         str(free_port()), *arguments],
+        cwd=cwd, env=plain, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def parts(folder):
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.rglob("part-*.parquet")}
+
+
+def worst(one, other):
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_two_processes_give_the_table_of_one(written, tiny, kdtool):
+    changes = {**STILL, "refine": {"epochs": 1, "learning_rate": 0.005}, "balance": {"weights": "dwa"}}
+    found = {}
+    for count in (1, 2):
+        arguments = ["distill", "--recipe", str(written(**changes)), "--out", f"run-{count}", "--json"]
+        if count == 1:
+            out = kdtool(*arguments, cwd=tiny).stdout
+        else:
+            done = torchrun(2, "-m", "kdtoolkit", *arguments, "--processes", "2", cwd=tiny)
+            assert done.returncode == 0, done.stderr
+            out = done.stdout
+        found[count] = json.loads(out)["tasks"]
+    for task, one in found[1].items():
+        for model in ("teacher", "gold_only", "student"):
+            assert found[2][task][model]["value"] == pytest.approx(one[model]["value"], abs=1e-4)
+    assert parts(tiny / "store-1") == parts(tiny / "store-2") != {}
+    for name in ("student/model", "student/refined-mood", "gold_only/model", "gold_only/refined-likeness"):
+        one, two = (load_file(tiny / f"run-{count}" / f"{name}.safetensors") for count in (1, 2))
+        assert worst(one, two) < 1e-4, name
+    boards = [sorted(path.parent.name for path in (tiny / f"run-{n}").rglob("events.*")) for n in (1, 2)]
+    assert boards[0] == boards[1]  # one process has written
+    logs = [(tiny / f"run-{n}" / "log.txt").read_text().count("distilling: done") for n in (1, 2)]
+    assert logs == [1, 1]
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["of both tasks", "of a task each"])
+def test_teachers_are_trained_by_all_processes(written, tiny, run_of, recipe, bert, joint):
+    folder = str(bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    teacher = {"name": folder, "multitask": joint, "epochs": 1, "learning_rate": 1e-3, "max_tokens": 24, "dropout": 0.0}
+    teacher |= {"refine": {"epochs": 0.5, "learning_rate": 1e-3}} if joint else {"head": "new"}
+    distilled = {"name": "distilled", "tasks": ["mood"], "recipe": {
+        "teachers": [{"name": "joint", "student": STILL["student"], "epochs": 1}], **STILL}}  # fmt: skip
+    changes = {**STILL, "teachers": [teacher, distilled], "evaluate": {"baseline": False}}
+    done = launched(2, "-m", "kdtoolkit", "distill", "--recipe", str(written(**changes)), "--out", "two", cwd=tiny)
+    assert [each.code for each in done] == [0, 0], done
+    assert done[1].out == "" and done[1].err == ""
+    _, alone = run_of(recipe(**{**changes, "store": str(tiny / "store-alone")}), "alone")
+    for path in (*alone.glob("teacher/**/*.safetensors"), alone / "student" / "model.safetensors"):
+        assert worst(load_file(path), load_file(tiny / "two" / path.relative_to(alone))) < 2e-3, path
+
+
+def test_when_one_dies_the_others_end_and_the_run_goes_on(written, tiny, kdtool):
+    path = str(written(**STILL))
+    done = launched(2, "-c", KILL + MAIN, "distill", "--recipe", path, "--out", "stopped", cwd=tiny)
+    assert done[1].code == -signal.SIGKILL and done[0].code == 1
+    assert "kdtool: another process of the run is gone" in done[0].err and "Traceback" not in done[0].err
+    assert f"torchrun --nproc-per-node 2 -m kdtoolkit distill --resume {tiny / 'stopped'}" in done[0].err.replace(
+        "--resume stopped", f"--resume {tiny / 'stopped'}"
+    )
+    kdtool("distill", "--resume", "stopped", cwd=tiny)  # one process is enough
+    kdtool("distill", "--recipe", path, "--out", "straight", cwd=tiny)
+    names = ("student/model.safetensors", "gold_only/model.safetensors")
+    for one, other in ((load_file(tiny / run / name) for run in ("stopped", "straight")) for name in names):
+        assert worst(one, other) < 1e-4
+
+
+def test_bad_input_is_said_once_and_leaves_nothing(written, tiny):
+    (tiny / "data" / "mood" / "dev.jsonl").write_text('{"text": "fine", "label": "sideways"}\n')
+    done = launched(2, "-m", "kdtoolkit", "distill", "--recipe", str(written()), "--out", "run", cwd=tiny)
+    assert [each.code for each in done] == [2, 1], done
+    assert "sideways" in done[0].err and done[1].err == ""
+    assert not (tiny / "run").exists()
+
+
+def test_an_error_of_one_process_is_said_by_it(written, tiny):
+    fails = "import os\nimport kdtoolkit.labels.labelling as l\nreal = l.teacher_values\n"
+    fails += "def teacher_values(*a):\n    if os.environ['RANK'] == '1':\n        raise ValueError('lost its way')\n"
+    fails += "    return real(*a)\nl.teacher_values = teacher_values\n"
+    # Of small parts, so that each process has some to label.
+    fails += "import kdtoolkit.pipeline.label as p, functools\n"
+    fails += "p.label_rows = functools.partial(p.label_rows, batch_rows=8, part_batches=1)\n"
+    done = launched(2, "-c", fails + MAIN, "label", "--recipe", str(written()), "--out", "run", cwd=tiny)
+    assert [each.code for each in done] == [1, 1], done
+    assert "process 1: kdtool: ValueError: lost its way" in done[1].err
+    assert "another process of the run is gone" in done[0].err and "--resume run" in done[0].err
+
+
+@pytest.mark.parametrize("command", ["predict run --task mood", "check --recipe tiny.yaml", "doctor"])
+def test_what_one_process_does_is_refused_to_several(tiny, command, monkeypatch, capsys):
+    from kdtoolkit.cli.main import kdtool
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("kdtoolkit.processes.os._exit", sys.exit)
+    with pytest.raises(SystemExit) as left:
+        kdtool.main(command.split(), prog_name="kdtool")
+    assert left.value.code == 2
+    assert f"it started 2 processes, and `kdtool {command.split()[0]}` works in one" in capsys.readouterr().err
