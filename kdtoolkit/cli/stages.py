@@ -14,6 +14,7 @@ from ..errors import InputError
 from .options import chosen_recipe, run_name, says_something
 
 if TYPE_CHECKING:
+    from ..labels import Engine
     from ..pipeline import RunFolder
     from .main import Session
 
@@ -35,8 +36,10 @@ def run_options(command: Any) -> Any:
     return command
 
 
-def work(session: Session, given: dict[str, Any], until: str) -> tuple[RunFolder, dict[str, Any]]:
-    """The run that the options ask for, worked on up to `until`, and what it has to show."""
+def work(
+    session: Session, given: dict[str, Any], until: str, engine: Engine | None = None
+) -> tuple[RunFolder, dict[str, Any]]:
+    """The run that the options ask for, worked on up to `until`, and what it has to show. engine: what labels."""
     # Only what needs no torch is imported before the run's folder exists, so that it can be resumed from then on.
     from ..pipeline import run_stages
 
@@ -46,7 +49,7 @@ def work(session: Session, given: dict[str, Any], until: str) -> tuple[RunFolder
     run = _run_of_all(given)
     session.run = shlex.quote(str(run.path))
     try:
-        results = run_stages(run, until=until)
+        results = run_stages(run, until, engine)
     except InputError:
         if not run.path.exists():
             session.run = None

@@ -7,10 +7,10 @@ order, so what is still missing after a kill is cut in the same places: the same
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -89,6 +89,39 @@ class Texts:
         return [example for example in found if example is not None]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Texts that are labelled and stored together: ids (n,) S16, and the split and row of each, as in `Texts`."""
+
+    ids: np.ndarray
+    split: np.ndarray
+    row: np.ndarray
+
+
+class Labeller:
+    """Labels one part after another: the batches, and so the bits, are a function of the part alone."""
+
+    def __init__(self, teacher: Teacher, splits: Sequence[Rows], store: LabelStore, batch_rows: int) -> None:
+        self.teacher, self.splits, self.store, self.batch_rows = teacher, splits, store, batch_rows
+
+    def label(self, part: Part, advance: Callable[[int], object] = lambda rows: None) -> None:
+        """Stores the teacher's values for the part. advance: told of the rows of each batch."""
+        batches = []
+        examples = Texts(self.splits, part.ids, part.split, part.row).examples(slice(None))
+        for start in range(0, len(examples), self.batch_rows):
+            batch = examples[start : start + self.batch_rows]
+            batches.append(teacher_values(self.teacher, batch, place_of(self.teacher)))
+            advance(len(batch))
+        self.store.write(part_name(part.ids), part.ids, np.concatenate(batches))
+
+
+class Engine(Protocol):
+    """What labels parts elsewhere than in this process: see `workers` and `ray_engine`."""
+
+    def label(self, labeller: Labeller, parts: Sequence[Part]) -> Iterator[tuple[int, int]]:
+        """Stores all parts; yields (rows, log-probabilities raised) as they are done, in any order."""
+
+
 def label_rows(
     teacher: Teacher,
     splits: Sequence[Rows],
@@ -98,16 +131,19 @@ def label_rows(
     part_batches: int = PART_BATCHES,
     rank: int = 0,
     world_size: int = 1,
+    engine: Engine | None = None,
 ) -> LabelReport:
     """Stores the teacher's values for every text of the splits that the store does not hold yet.
 
     batch_rows: texts a call of the teacher; part_batches: such batches a part, which is what a kill can cost.
     rank, world_size: this process labels its share of the parts; the shares do not depend on what is already there.
+    engine: what labels; None: this process. The store is the same, bit for bit, whatever labels, and goes on with what
+    another engine has left.
     Memory: at most 130 bytes a text; the texts themselves are read part by part.
     Raises InputError if the teacher lacks values for some texts, or gives NaN, +inf or a wrong shape.
     """
     wall, cpu = time.monotonic(), time.process_time()
-    place = f"teacher {teacher.source}, task {teacher.task.name}"
+    place = place_of(teacher)
     texts = Texts.of(splits)
     all_answered(teacher, splits)
     missing = store.missing(texts.ids)
@@ -120,27 +156,31 @@ def label_rows(
     # A part's share goes by its place in the whole order, so that what another process has finished shifts nothing.
     share = np.flatnonzero(missing)[::part_rows] // part_rows % world_size
     mine = [
-        range(start, min(start + part_rows, len(todo)))
+        Part(todo.ids[start:stop], todo.split[start:stop], todo.row[start:stop])
         for start in (np.flatnonzero(share == rank) * part_rows).tolist()
+        for stop in [start + part_rows]
     ]
-    floored_before, labelled = store.floored, 0
-    with track(f"label {teacher.task.name}", sum(map(len, mine))) as advance:
-        for part in mine:
-            batches = []
-            examples = todo.examples(slice(part.start, part.stop))
-            for start in range(0, len(examples), batch_rows):
-                batch = examples[start : start + batch_rows]
-                batches.append(teacher_values(teacher, batch, place))
-                advance(len(batch))
-            ids = todo.ids[part.start : part.stop]
-            store.write(part_name(ids), ids, np.concatenate(batches))
-            labelled += len(part)
+    floored_before, labelled = store.floored, sum(len(part.ids) for part in mine)
+    labeller = Labeller(teacher, splits, store, batch_rows)
+    with track(f"label {teacher.task.name}", labelled) as advance:
+        if engine is None:
+            for part in mine:
+                labeller.label(part, advance)
+        else:
+            for rows, raised in engine.label(labeller, mine):
+                store.floored += raised
+                advance(rows)
     raised = store.floored - floored_before
     if raised:
         log.info("%s: %d log-probabilities below log 1e-7 were raised to it", place, raised)
     return LabelReport(
         len(texts), labelled, already, raised, time.monotonic() - wall, time.process_time() - cpu
     )  # fmt: skip
+
+
+def place_of(teacher: Teacher) -> str:
+    """The teacher as messages name it."""
+    return f"teacher {teacher.source}, task {teacher.task.name}"
 
 
 def part_name(ids: np.ndarray) -> str:

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..recipe import Recipe
 from .run_folder import RunFolder
 from .start import resume_run, start_run
 
+if TYPE_CHECKING:
+    from ..labels import Engine
+
 STAGES = ("prepare", "augment", "teach", "label", "tokenize", "distill", "refine", "baseline", "evaluate")
 
 
-def run_stages(run: RunFolder, until: str = "report") -> dict[str, Any]:
-    """Runs what is left of a run, up to and including `until`; returns results.json, or the state so far."""
+def run_stages(run: RunFolder, until: str = "report", engine: Engine | None = None) -> dict[str, Any]:
+    """Runs what is left of a run, up to and including `until`; returns results.json, or the state so far.
+
+    engine: what labels (`labels.workers.Workers`, `labels.ray_engine.RayData`); None: the processes of this run.
+    """
     from .stages import run_stages
 
-    return run_stages(run, until)
+    return run_stages(run, until, engine)
 
 
 def evaluate_run(run: RunFolder, split: str | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..data.prepare import TaskRows
 from ..data.rows import Rows
 from ..errors import InputError, WorkError
 from ..evaluate.latency import measure
-from ..labels import LabelReport, LabelStore, default_store, label_rows, teacher_array
+from ..labels import Engine, LabelReport, LabelStore, default_store, label_rows, teacher_array
 from ..progress import log
 from ..teacher import Teacher
 from .ensemble import WAY_OUT, Standing, ensemble_path, fitted, is_fitted, read_standings, score, write_standings
@@ -33,10 +33,16 @@ def label_splits(rows: TaskRows) -> list[str]:
     return [split for split in rows.splits if split != "teacher"]
 
 
-def label(run: RunFolder, data: Mapping[str, TaskRows], teachers: Mapping[str, Sequence[Teacher]]) -> dict[str, Any]:
+def label(
+    run: RunFolder,
+    data: Mapping[str, TaskRows],
+    teachers: Mapping[str, Sequence[Teacher]],
+    engine: Engine | None = None,
+) -> dict[str, Any]:
     """Labels what is missing, writes data/TASK/SPLIT-teacher.npy, (rows, members, outputs) float32; returns facts.
 
     The files hold what each member says divided by its temperature; the store holds it as it was said.
+    engine: what labels; None: the processes of this run.
     """
     started, cpu_started = time.perf_counter(), time.process_time()
     labelled = already = 0
@@ -48,7 +54,7 @@ def label(run: RunFolder, data: Mapping[str, TaskRows], teachers: Mapping[str, S
         stores = []
         for teacher in task_teachers:
             store = _store(run, teacher)
-            report = _labelled(teacher, [rows.splits[split] for split in label_splits(rows)], store)
+            report = _labelled(teacher, [rows.splits[split] for split in label_splits(rows)], store, engine)
             teacher.close()  # one teacher's weights in memory at a time, whatever their number
             labelled, already = labelled + report.labelled, already + report.already
             stores.append(store)
@@ -139,10 +145,10 @@ def _store(run: RunFolder, teacher: Teacher) -> LabelStore:
     return LabelStore.of(teacher, default_store(run.recipe.store) if teacher.reusable else run.path / "labels")
 
 
-def _labelled(teacher: Teacher, splits: Sequence[Rows], store: LabelStore) -> LabelReport:
+def _labelled(teacher: Teacher, splits: Sequence[Rows], store: LabelStore, engine: Engine | None = None) -> LabelReport:
     """Labels what is missing, each process its share; counts are of all of them. Returns when every share is stored."""
     processes.wait()  # what is there already is the same to all
-    report = label_rows(teacher, splits, store, rank=processes.rank(), world_size=processes.size())
+    report = label_rows(teacher, splits, store, rank=processes.rank(), world_size=processes.size(), engine=engine)
     return replace(report, labelled=int(processes.total(report.labelled)))
 
 

@@ -19,6 +19,24 @@ from .run_folder import RunFolder
 
 
 @dataclass(frozen=True)
+class Maker:
+    """Builds a teacher of a plug-in; also in another process, where a relative path would mean something else."""
+
+    plugin: str
+    source: str
+    task: Task
+    options: dict[str, Any]
+
+    def __call__(self) -> Teacher:
+        return plugins.plugin("teacher", self.plugin)(self.source, self.task, **self.options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        path, colon, function = self.source.rpartition(":") if not Path(self.source).exists() else (self.source, "", "")
+        known = f"{Path(path).resolve()}{colon}{function}" if path and Path(path).exists() else self.source
+        return {**self.__dict__, "source": known}
+
+
+@dataclass(frozen=True)
 class Member:
     """One teacher of one task, by name: enough to build it again.
 
@@ -46,11 +64,13 @@ class Member:
 
     def build(self, task: Task, source: str | None = None) -> Teacher:
         """The teacher itself; `source` replaces the recipe's name of it (its fine-tuned folder)."""
-        cls = plugins.plugin("teacher", self.plugin)
+        maker = Maker(self.plugin, source or self.source, task, self.options)
         try:
-            return cls(source or self.source, task, **self.options)
+            teacher = maker()
         except (TypeError, ValueError) as error:
             raise InputError(f"teacher '{self.section.name}', task {self.task}", str(error)) from error
+        teacher.maker = maker
+        return teacher
 
     def seed(self, seed: int, *, joint: bool, refined: bool = False) -> int:
         """The seed of its training, derived from the recipe's; one for all tasks of a joint one."""

@@ -20,6 +20,7 @@ from ..demo import write_suite
 from ..errors import InputError
 from ..evaluate import combined
 from ..files import atomic_folder, cannot_write, is_full, read_json
+from ..labels import Engine
 from ..progress import log
 from ..recipe import Recipe
 from ..student_folder import CONFIG, WEIGHTS, read_config, weights_file
@@ -42,8 +43,8 @@ from .teach import build_teachers, ready_teachers, teacher_checkpoint
 DEMO = "demo:"
 
 
-def run_stages(run: RunFolder, until: str = "report") -> dict[str, Any]:
-    """Runs what is left, up to and including the stage `until` (teach | label | report).
+def run_stages(run: RunFolder, until: str = "report", engine: Engine | None = None) -> dict[str, Any]:
+    """Runs what is left, up to and including the stage `until` (teach | label | report). engine: what labels.
 
     Returns results.json if the run got there, else run.json. Raises InputError and WorkError; what was finished stays.
     Of several processes all come here, and the first writes.
@@ -59,7 +60,7 @@ def run_stages(run: RunFolder, until: str = "report") -> dict[str, Any]:
     try:
         with _logged(run.log):
             torch.set_num_threads(run.recipe.train.threads or 1)
-            return _run(run, until)
+            return _run(run, until, engine)
     except InputError:
         if run.fresh and not run.state()["stages"]:
             run.take_back()  # nothing long was done: a refused run leaves nothing behind
@@ -77,7 +78,7 @@ def _is_finished(run: RunFolder) -> bool:
     return run.results.is_file() and all(map(_is_whole, students))
 
 
-def _run(run: RunFolder, until: str) -> dict[str, Any]:
+def _run(run: RunFolder, until: str, engine: Engine | None) -> dict[str, Any]:
     recipe = run.recipe
     with _stage(run, "prepare") as facts, processes.first_then_all():
         data = prepare(recipe, run.data)
@@ -113,7 +114,7 @@ def _run(run: RunFolder, until: str) -> dict[str, Any]:
         if until == "teach":
             return run.state()
         with _stage(run, "label") as facts:
-            facts.update(label(run, data, teachers))
+            facts.update(label(run, data, teachers, engine))
             with processes.first_then_all():
                 if processes.is_first():
                     store_hidden_states(run, data, teachers, teacher_checkpoint(recipe, run))
