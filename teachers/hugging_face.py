@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 
 from kdtoolkit.encoder_layers import shape_of
-from kdtoolkit.errors import InputError, did_you_mean
+from kdtoolkit.errors import InputError, WorkError, did_you_mean
 from kdtoolkit.example import Example
 from kdtoolkit.hub import checkpoint_folder
+from kdtoolkit.memory import is_out_of_memory, most_that_fits
 from kdtoolkit.progress import log
 from kdtoolkit.shape import Shape
 from kdtoolkit.tasks import Task
@@ -308,11 +310,25 @@ class HuggingFaceTeacher(Teacher):
             some = examples[start : start + ENCODE_ROWS]
             sequences += reader.encode(self._texts(some))
         lengths = np.array([len(s.ids) for s in sequences], np.int64)
-        for rows in _by_length(lengths, self.batch_tokens):
+        label_map = self._map
+
+        def answer(rows: np.ndarray) -> np.ndarray:
             tokens = padded([sequences[row] for row in rows], reader.pad_id).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 outputs = model.outputs(tokens)
-            values[rows] = self._map.apply(outputs.float()).cpu().numpy()
+            return label_map.apply(outputs.float()).cpu().numpy()
+
+        for rows in _by_length(lengths, self.batch_tokens):
+            try:
+                values[rows] = answer(rows)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            longest = int(lengths[rows].max())
+            fits = most_that_fits(len(rows) // 2, partial(_first, answer, rows))
+            cause = f"out of memory with {len(rows)} texts of {longest} tokens"
+            raise WorkError(f"{self.place}: {cause}; {_way_out(fits, longest)}")
         return values
 
     def _texts(self, examples: Sequence[Example]) -> list[Text]:
@@ -443,6 +459,17 @@ class HuggingFaceTeacher(Teacher):
                 apart=self._heads is not None or bool(self.checkpoint.heads),
             )
         return self._reader
+
+
+def _first(answer: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, count: int) -> np.ndarray:
+    return answer(rows[:count])
+
+
+def _way_out(fits: int | None, longest: int) -> str:
+    """fits: texts of `longest` tokens that the memory holds."""
+    if fits is None:
+        return "one does not fit either; lower max_tokens, or take a smaller teacher"
+    return f"{fits} fit: set batch_tokens: {fits * longest} for this teacher"
 
 
 def _by_length(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:

@@ -21,6 +21,7 @@ LAYERS = [
         "_version",
         "processor",
         "hub",
+        "memory",
         "processes",
         "progress",
         "shape",

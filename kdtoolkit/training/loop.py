@@ -16,6 +16,7 @@ from torch import nn
 
 from .. import processes
 from ..errors import InputError, WorkError
+from ..memory import is_out_of_memory, most_that_fits
 from ..progress import track
 from ..recipe.schema import Balance, Train
 from ..recipe.schema import Optimizer as OptimizerSection
@@ -30,7 +31,8 @@ from .randomness import reseed
 if TYPE_CHECKING:
     from ..data.batch_plan import BatchPlan
     from ..data.collate import Batch
-    from ..objectives import DistillationObjective
+    from ..heads import HeadOutputs
+    from ..objectives import DistillationObjective, ObjectiveResult
 
 SHARED = "all machines of a run need one shared file system"
 SCORE = "held_out/score"
@@ -103,6 +105,20 @@ def fit(
     measure_every = train.select.every_steps if train.select else max(plan.steps // 10, 1)
     started, cpu_started, rows_seen = time.perf_counter(), time.process_time(), 0
 
+    def forward(module: nn.Module, rows: np.ndarray, step: int) -> tuple[ObjectiveResult, HeadOutputs]:
+        """The objective of some rows, nats, summed over them, and what it was computed from."""
+        batch = collate(rows).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            heads: HeadOutputs = module(batch)
+        if heads.outputs.dtype != torch.float64:
+            heads = heads._replace(outputs=heads.outputs.float())
+        return objective(heads, batch, step, by_task=balancing.by_task), heads
+
+    def fitting(rows: np.ndarray, step: int) -> int | None:
+        """Of rows for which there is no memory, how many there is some for, over all processes; None: not for one."""
+        found = most_that_fits(len(rows) // 2, lambda count: forward(model, rows[:count], step)[0].loss.backward())
+        return None if found is None else found * world_size
+
     wrapped.train()
     with track(description, plan.steps - first_step, "steps") as advance:
         for step in range(first_step, plan.steps):
@@ -113,17 +129,19 @@ def fit(
                 reseed(seed, step, micro, rank)  # so that a resumed step is the same step
                 # A rank without a row takes part with one that counts nothing: the processes meet in a backward pass.
                 counts = len(row_numbers) > 0
-                batch = collate(row_numbers if counts else np.array([window.first_rows[micro]], np.int32)).to(device)
-                with (
-                    balancing.forward(last=micro == last),
-                    torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"),
-                ):
-                    heads = wrapped(batch)
-                if heads.outputs.dtype != torch.float64:
-                    heads = heads._replace(outputs=heads.outputs.float())
-                result = objective(heads, batch, step, by_task=balancing.by_task)  # nats, summed over rows
-                # The same gradient however the window was cut, and over however many processes.
-                balancing.backward(result, heads, world_size / window.planned_rows if counts else 0.0)
+                rows = row_numbers if counts else np.array([window.first_rows[micro]], np.int32)
+                fitted = True
+                try:
+                    with balancing.forward(last=micro == last):
+                        result, heads = forward(wrapped, rows, step)
+                    # The same gradient however the window was cut, and over however many processes.
+                    balancing.backward(result, heads, world_size / window.planned_rows if counts else 0.0)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    fitted = False
+                if not fitted:  # here the error is gone, and with it what it kept in memory
+                    raise WorkError(_too_large(description, step, train, fitting(rows, step)))
                 if counts:
                     meter.add(result)
             balancing.finish(step)
@@ -172,6 +190,16 @@ def fit(
 
 def _due(step: int, every: int | None, steps: int) -> bool:
     return every is not None and ((step + 1) % every == 0 or step + 1 == steps)
+
+
+def _too_large(description: str, step: int, train: Train, fits: int | None) -> str:
+    """fits: rows of a micro-batch, over all processes; None: not one row a process."""
+    text = f"{description}: out of memory at step {step + 1}, with {train.batch_rows} rows a batch"
+    if fits is None:
+        return f"{text}, and one row does not fit either; lower data.max_tokens or take a smaller model"
+    rows = max(count for count in range(1, fits + 1) if train.batch_rows % count == 0)
+    more = train.accumulate * train.batch_rows // rows
+    return f"{text}; {fits} fit: with train.batch_rows={rows} and train.accumulate={more} the updates are the same"
 
 
 def _not_finite(description: str, step: int, checkpoints: Path | None) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdtoolkit.errors import InputError
+from kdtoolkit.errors import InputError, WorkError
 from kdtoolkit.example import Example
 from kdtoolkit.hub import ALIASES, checkpoint_folder
 from kdtoolkit.tasks import GLUE, Task
@@ -476,3 +476,28 @@ def test_a_real_checkpoint_learns_from_few_real_rows(minilm, glue, tmp_path):
     held_out = examples[256:]
     right = teacher.logits(held_out).argmax(1) == np.array([example.label for example in held_out])
     assert right.mean() > 0.65
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        (4, "3 fit: set batch_tokens: 45 for this teacher"),
+        (0, "one does not fit either; lower max_tokens, or take a smaller teacher"),
+    ],
+)
+def test_out_of_memory_tells_which_batch_fits(checkpoint, room, expected):
+    teacher = HuggingFaceTeacher(str(checkpoint("bert", SST2.labels)), SST2, batch_tokens=100)
+    texts = [Example("sst2", "the film is " + "very " * 8 + f"good {'so ' * (n % 2)}") for n in range(40)]
+    model = teacher._loaded()
+    real = model.outputs
+
+    def outputs(tokens):
+        if len(tokens.ids) > room:
+            torch.empty(2**52)  # torch's own error
+        return real(tokens)
+
+    model.outputs = outputs
+    with pytest.raises(WorkError, match=r"out of memory with \d+ texts of \d+ tokens; ") as caught:
+        teacher.logits(texts)
+    assert expected in str(caught.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import three_tasks
 import torch
-from three_tasks import BALANCES, ROWS, TASKS, Mean, collate, new_model, run
+from three_tasks import BALANCES, ROWS, TASKS, Mean, collate, run
 
 from kdtoolkit.balance import projected_sum, shuffled_orders
 from kdtoolkit.data.batch_plan import BatchPlan
@@ -79,13 +79,13 @@ def test_every_balance_is_a_balance_of_its_own(balance):
 
 @every_balance
 def test_what_a_balance_learns_is_no_part_of_the_model(balance):
-    assert run(balance, epochs=0.5).state_dict().keys() == new_model().state_dict().keys()
+    assert run(balance, epochs=0.5).state_dict().keys() == three_tasks.new_model().state_dict().keys()
 
 
 @every_balance
 def test_a_parameter_that_takes_no_part_does_not_move(balance):
     model = run(balance, epochs=1.0, optimizer=Optimizer(learning_rate=0.1, weight_decay=0.1))
-    assert torch.equal(model.student.idle.weight, new_model().student.idle.weight)
+    assert torch.equal(model.student.idle.weight, three_tasks.new_model().student.idle.weight)
 
 
 @pytest.mark.parametrize("name", ["dwa", "pcgrad"])
@@ -97,13 +97,13 @@ def test_with_one_task_a_balance_changes_nothing(name):
 def one_step(balance, **train):
     """The step that one window of all rows makes: minus the gradient, by name."""
     optimizer = Optimizer(name="sgd", learning_rate=1.0, warmup_fraction=0.0, max_norm=None)
-    before, after = new_model(), run(balance, rows=sum(ROWS), epochs=1.0, optimizer=optimizer, **train)
+    before, after = three_tasks.new_model(), run(balance, rows=sum(ROWS), epochs=1.0, optimizer=optimizer, **train)
     return {name: after.state_dict()[name] - tensor for name, tensor in before.state_dict().items()}
 
 
 def task_gradients():
     """Per task, the gradient of its share of the loss of all rows, by name (None: it has none), for the fixed sum."""
-    model = new_model()
+    model = three_tasks.new_model()
     objective = DistillationObjective(TASKS, Objective(alpha=0.4, tasks={"moods": {"weight": 0.5}}), steps=1)
     found = []
     for task, size in enumerate(ROWS):

@@ -210,3 +210,37 @@ def test_the_number_of_threads_is_put_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+class Greedy(Toy):
+    """Finds no memory for more than `room` rows."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def forward(self, batch: Batch) -> HeadOutputs:
+        if len(batch.first) > self.room:
+            torch.empty(2**52)  # torch's own error
+        return super().forward(batch)
+
+
+@pytest.mark.parametrize(
+    ("room", "rows", "accumulate", "expected"),
+    [
+        (
+            4,
+            8,
+            1,
+            "out of memory at step 1, with 8 rows a batch; 4 fit: with train.batch_rows=4 and train.accumulate=2",
+        ),
+        (3, 8, 2, "8 rows a batch; 3 fit: with train.batch_rows=2 and train.accumulate=8 the updates are the same"),
+        (0, 8, 1, "8 rows a batch, and one row does not fit either; lower data.max_tokens or take a smaller model"),
+    ],
+)
+def test_out_of_memory_tells_how_many_rows_fit(monkeypatch, room, rows, accumulate, expected):
+    model = Greedy(room)
+    monkeypatch.setitem(globals(), "Toy", lambda dropout: model)
+    with pytest.raises(WorkError) as caught:
+        run(rows=rows, accumulate=accumulate)
+    assert expected in str(caught.value)
