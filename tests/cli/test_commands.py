@@ -129,7 +129,7 @@ def test_the_run_folder_exists_before_torch_is_imported(tmp_path):
     code = (
         "import sys\n"
         "import kdtoolkit.pipeline as pipeline\n"
-        "def look(run, until):\n"
+        "def look(run, until, engine):\n"
         "    print(run.path.name, (run.path / 'recipe.yaml').is_file(), 'torch' in sys.modules)\n"
         "    sys.exit(0)\n"
         "pipeline.run_stages = look\n"
@@ -147,7 +147,7 @@ def test_a_command_works_up_to_its_stage_and_resumes_with_the_same_recipe_only(r
     import kdtoolkit.pipeline as pipeline
 
     reached = []
-    monkeypatch.setattr(pipeline, "run_stages", lambda run, until: reached.append((run.path.name, until)) or {})
+    monkeypatch.setattr(pipeline, "run_stages", lambda run, until, engine: reached.append((run.path.name, until)) or {})
     until = "report" if command == "distill" else command
     extra = ["--teacher", "a/b", "--tasks", "sst2"]
     assert run(command, *extra, "--json", "--out", "runs/x").output == "{}\n"
