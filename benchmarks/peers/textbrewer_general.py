@@ -54,7 +54,8 @@ def main() -> None:
             range(len(ids)), batch_size=BATCH, shuffle=True, collate_fn=collate,  # type: ignore[arg-type]
             generator=torch.Generator().manual_seed(given.seed),
         )  # fmt: skip
-        with GeneralDistiller(training, config, _Answers(teacher), student, of_teacher, of_student) as distiller:
+        distiller = GeneralDistiller(training, config, _Answers(teacher), student, of_teacher, of_student)
+        with distiller:
             distiller.train(
                 optimizer, loader, given.epochs, max_grad_norm=1.0,
                 scheduler_class=torch.optim.lr_scheduler.LambdaLR,
