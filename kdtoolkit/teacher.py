@@ -51,6 +51,8 @@ class Teacher(ABC):
     learns_all: bool = False
     """Whether a joint one is trained on all tasks of the recipe that have gold rows, also those it does not teach."""
 
+    call_rows: int = 128
+    """How many texts `logits` is given at a time when they are labelled, longest first; it may cut them further."""
     maker: Callable[[], Teacher] | None = None
     """What builds it anew in another process, by pickle; the pipeline sets it."""
     distributed: bool = False

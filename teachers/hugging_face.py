@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 128
 ENCODE_ROWS = 2048
+CALL_TOKENS = {"cpu": 32, "cuda": 8192}
+"""Tokens that cost as much as the call of a model does beside them; measured on a CPU, a guess for a GPU."""
+CALL_WEIGHT = 2**35
+"""Parameters times texts of a call."""
 REFINE = {"epochs": 3.0, "learning_rate": 5e-5}
 """What `refine` asks for where it leaves something out: fine-tuning's own defaults."""
 
@@ -289,6 +293,11 @@ class HuggingFaceTeacher(Teacher):
         return self.checkpoint.bytes
 
     @property
+    def call_rows(self) -> int:  # type: ignore[override]
+        """So many that batches of one length are worth it, and that a call of a large model does not take minutes."""
+        return min(1024, max(128, CALL_WEIGHT // (self.checkpoint.parameters * 128) * 128))
+
+    @property
     def truncated(self) -> int:
         """How many texts were cut to `max_tokens` so far."""
         return self._reader.truncated if self._reader else 0
@@ -318,7 +327,7 @@ class HuggingFaceTeacher(Teacher):
                 outputs = model.outputs(tokens)
             return label_map.apply(outputs.float()).cpu().numpy()
 
-        for rows in _by_length(lengths, self.batch_tokens):
+        for rows in _by_length(lengths, self.batch_tokens, _padding(device)):
             try:
                 values[rows] = answer(rows)
                 continue
@@ -354,9 +363,11 @@ class HuggingFaceTeacher(Teacher):
 
         def batches() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
             lengths = np.array([len(s.ids) for s in sequences], np.int64)
-            for rows in _by_length(lengths, self.batch_tokens) if names else ():
-                model = self._loaded()
-                device = next(model.parameters()).device
+            if not names:
+                return
+            model = self._loaded()
+            device = next(model.parameters()).device
+            for rows in _by_length(lengths, self.batch_tokens, _padding(device)):
                 tokens = padded([sequences[row] for row in rows], reader.pad_id).to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                     encoded = encoded_by(encoder_of(model), tokens, names)
@@ -472,11 +483,26 @@ def _way_out(fits: int | None, longest: int) -> str:
     return f"{fits} fit: set batch_tokens: {fits * longest} for this teacher"
 
 
-def _by_length(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Row numbers in batches of like length, longest first, none above `batch_tokens` with its padding."""
+def _padding(device: torch.device) -> int:
+    """Tokens of padding that cost as much as one more call of the model."""
+    return CALL_TOKENS["cpu" if device.type == "cpu" else "cuda"]
+
+
+def _by_length(lengths: np.ndarray, batch_tokens: int, padding: int) -> Iterator[np.ndarray]:
+    """Row numbers in batches of like length, longest first, none above `batch_tokens` with its padding.
+
+    A length begins a batch of its own where it would otherwise add more than `padding` tokens of it to the last.
+    """
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
-        rows = max(1, batch_tokens // int(lengths[order[start]]))
-        yield order[start : start + rows]
-        start += rows
+        longest = int(lengths[order[start]])
+        stop = min(start + max(1, batch_tokens // longest), len(order))
+        below = np.flatnonzero(np.diff(lengths[order[start:stop]])) + 1  # where a length begins that is shorter
+        ends = np.append(below[1:], stop - start)
+        wasted = (longest - lengths[order[start + below]]) * (ends - below)
+        too_much = np.flatnonzero(wasted > padding)
+        if len(too_much):
+            stop = start + int(below[too_much[0]])
+        yield order[start:stop]
+        start = stop

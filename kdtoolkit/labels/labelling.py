@@ -24,8 +24,8 @@ from .values import floored
 if TYPE_CHECKING:
     from ..data.rows import Rows
 
-BATCH_ROWS = 128
-PART_BATCHES = 8
+PART_ROWS = 1024
+"""Texts that are stored together, about: what a kill can cost."""
 CHECK_ROWS = 32
 
 
@@ -127,15 +127,16 @@ def label_rows(
     splits: Sequence[Rows],
     store: LabelStore,
     *,
-    batch_rows: int = BATCH_ROWS,
-    part_batches: int = PART_BATCHES,
+    batch_rows: int | None = None,
+    part_batches: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     engine: Engine | None = None,
 ) -> LabelReport:
     """Stores the teacher's values for every text of the splits that the store does not hold yet.
 
-    batch_rows: texts a call of the teacher; part_batches: such batches a part, which is what a kill can cost.
+    batch_rows: texts a call of the teacher; None: as many as it asks for. part_batches: such batches a part, which is
+    what a kill can cost; None: `PART_ROWS` texts of them.
     rank, world_size: this process labels its share of the parts; the shares do not depend on what is already there.
     engine: what labels; None: this process. The store is the same, bit for bit, whatever labels, and goes on with what
     another engine has left.
@@ -151,7 +152,8 @@ def label_rows(
     if already and not teacher.reusable:
         _same_as_stored(teacher, texts.only(~missing), store, place)
 
-    part_rows = batch_rows * part_batches
+    batch_rows = teacher.call_rows if batch_rows is None else batch_rows
+    part_rows = batch_rows * (max(PART_ROWS // batch_rows, 1) if part_batches is None else part_batches)
     todo = texts.only(missing)
     # A part's share goes by its place in the whole order, so that what another process has finished shifts nothing.
     share = np.flatnonzero(missing)[::part_rows] // part_rows % world_size
