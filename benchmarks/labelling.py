@@ -29,7 +29,8 @@ from kdtoolkit.example import Example
 from kdtoolkit.labels import LabelStore, label_rows
 from kdtoolkit.labels.labelling import Texts
 from kdtoolkit.tasks import GLUE
-from kdtoolkit_teachers.hugging_face import HuggingFaceTeacher, _by_length, _padding
+from kdtoolkit_teachers.batches import by_length
+from kdtoolkit_teachers.hugging_face import HuggingFaceTeacher
 from kdtoolkit_teachers.sequences import padded
 
 TASK = GLUE["sst2"]
@@ -61,7 +62,7 @@ def ways(folder: str, precision: str, texts: list[str], work: Path) -> dict[str,
     for start in range(0, len(ordered), teacher.call_rows):
         sequences = reader.encode([e.text for e in ordered.examples(slice(start, start + teacher.call_rows))])
         lengths = np.array([len(sequence.ids) for sequence in sequences])
-        chosen = _by_length(lengths, teacher.batch_tokens, _padding(torch.device("cpu")))
+        chosen = by_length(lengths, teacher.batch_tokens, torch.device("cpu"))
         batches += [padded([sequences[row] for row in some], reader.pad_id) for some in chosen]
 
     @torch.inference_mode()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,15 +15,15 @@ import numpy as np
 import torch
 
 from kdtoolkit.encoder_layers import shape_of
-from kdtoolkit.errors import InputError, WorkError, did_you_mean
+from kdtoolkit.errors import InputError, did_you_mean
 from kdtoolkit.example import Example
 from kdtoolkit.hub import checkpoint_folder
-from kdtoolkit.memory import is_out_of_memory, most_that_fits
 from kdtoolkit.progress import log
 from kdtoolkit.shape import Shape
 from kdtoolkit.tasks import Task
 from kdtoolkit.teacher import Features, Teacher
 
+from .batches import by_length, call_rows, within_memory
 from .checkpoint import Checkpoint, set_dropout
 from .label_map import LabelMap, explicit, generic, identity, reconcile
 from .sequences import Reader, Text, padded, texts_of
@@ -38,10 +37,6 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 128
 ENCODE_ROWS = 2048
-CALL_TOKENS = {"cpu": 32, "cuda": 8192}
-"""Tokens that cost as much as the call of a model does beside them; measured on a CPU, a guess for a GPU."""
-CALL_WEIGHT = 2**35
-"""Parameters times texts of a call."""
 REFINE = {"epochs": 3.0, "learning_rate": 5e-5}
 """What `refine` asks for where it leaves something out: fine-tuning's own defaults."""
 
@@ -295,7 +290,7 @@ class HuggingFaceTeacher(Teacher):
     @property
     def call_rows(self) -> int:  # type: ignore[override]
         """So many that batches of one length are worth it, and that a call of a large model does not take minutes."""
-        return min(1024, max(128, CALL_WEIGHT // (self.checkpoint.parameters * 128) * 128))
+        return call_rows(self.checkpoint.parameters)
 
     @property
     def truncated(self) -> int:
@@ -327,17 +322,8 @@ class HuggingFaceTeacher(Teacher):
                 outputs = model.outputs(tokens)
             return label_map.apply(outputs.float()).cpu().numpy()
 
-        for rows in _by_length(lengths, self.batch_tokens, _padding(device)):
-            try:
-                values[rows] = answer(rows)
-                continue
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            longest = int(lengths[rows].max())
-            fits = most_that_fits(len(rows) // 2, partial(_first, answer, rows))
-            cause = f"out of memory with {len(rows)} texts of {longest} tokens"
-            raise WorkError(f"{self.place}: {cause}; {_way_out(fits, longest)}")
+        for rows in by_length(lengths, self.batch_tokens, device):
+            values[rows] = within_memory(answer, rows, int(lengths[rows[0]]), self.place)
         return values
 
     def _texts(self, examples: Sequence[Example]) -> list[Text]:
@@ -367,7 +353,7 @@ class HuggingFaceTeacher(Teacher):
                 return
             model = self._loaded()
             device = next(model.parameters()).device
-            for rows in _by_length(lengths, self.batch_tokens, _padding(device)):
+            for rows in by_length(lengths, self.batch_tokens, device):
                 tokens = padded([sequences[row] for row in rows], reader.pad_id).to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                     encoded = encoded_by(encoder_of(model), tokens, names)
@@ -470,39 +456,3 @@ class HuggingFaceTeacher(Teacher):
                 apart=self._heads is not None or bool(self.checkpoint.heads),
             )
         return self._reader
-
-
-def _first(answer: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, count: int) -> np.ndarray:
-    return answer(rows[:count])
-
-
-def _way_out(fits: int | None, longest: int) -> str:
-    """fits: texts of `longest` tokens that the memory holds."""
-    if fits is None:
-        return "one does not fit either; lower max_tokens, or take a smaller teacher"
-    return f"{fits} fit: set batch_tokens: {fits * longest} for this teacher"
-
-
-def _padding(device: torch.device) -> int:
-    """Tokens of padding that cost as much as one more call of the model."""
-    return CALL_TOKENS["cpu" if device.type == "cpu" else "cuda"]
-
-
-def _by_length(lengths: np.ndarray, batch_tokens: int, padding: int) -> Iterator[np.ndarray]:
-    """Row numbers in batches of like length, longest first, none above `batch_tokens` with its padding.
-
-    A length begins a batch of its own where it would otherwise add more than `padding` tokens of it to the last.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        longest = int(lengths[order[start]])
-        stop = min(start + max(1, batch_tokens // longest), len(order))
-        below = np.flatnonzero(np.diff(lengths[order[start:stop]])) + 1  # where a length begins that is shorter
-        ends = np.append(below[1:], stop - start)
-        wasted = (longest - lengths[order[start + below]]) * (ends - below)
-        too_much = np.flatnonzero(wasted > padding)
-        if len(too_much):
-            stop = start + int(below[too_much[0]])
-        yield order[start:stop]
-        start = stop

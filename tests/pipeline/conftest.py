@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,24 @@ def run_of(tmp_path):
         return kdtoolkit.distill(values, tmp_path / name), tmp_path / name
 
     return run
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """The label stage stores parts of 16 texts, so that each of several workers has some."""
+    import functools
+
+    import kdtoolkit.pipeline.label  # noqa: F401  (whose name the function `label` hides)
+    from kdtoolkit.labels import label_rows
+
+    module = sys.modules["kdtoolkit.pipeline.label"]
+    monkeypatch.setattr(module, "label_rows", functools.partial(label_rows, batch_rows=8, part_batches=2))
+
+
+@pytest.fixture
+def parts():
+    """parts(folder): by name, the digests of the label store's files there."""
+    return lambda folder: {p.name: sha256(p.read_bytes()).hexdigest() for p in folder.rglob("part-*.parquet")}
 
 
 @pytest.fixture

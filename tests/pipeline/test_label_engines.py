@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from dataclasses import replace
-from hashlib import sha256
 
 import pyarrow.parquet as pq
 import pytest
 
-import kdtoolkit.pipeline.label  # noqa: F401  (whose name the function `label` hides)
 from kdtoolkit.errors import InputError, WorkError
-from kdtoolkit.labels import LabelStore, label_rows
+from kdtoolkit.labels import LabelStore
 from kdtoolkit.labels.labelling import Labeller
 from kdtoolkit.labels.workers import Job, Workers
 from kdtoolkit.pipeline import run_stages, start_run
@@ -20,14 +17,8 @@ from kdtoolkit.pipeline.members import Maker
 from kdtoolkit.recipe.load import recipe_from_dict
 from kdtoolkit.tasks import Task
 
+pytestmark = pytest.mark.usefixtures("small_parts")
 TASK = Task("mood", labels=("low", "high"), pair=False)
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    """Parts of 16 texts, so that every worker has some."""
-    module = sys.modules["kdtoolkit.pipeline.label"]
-    monkeypatch.setattr(module, "label_rows", functools.partial(label_rows, batch_rows=8, part_batches=2))
 
 
 @pytest.fixture
@@ -41,11 +32,7 @@ def labelled(recipe, tiny):
     return work
 
 
-def parts(folder):
-    return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.rglob("part-*.parquet")}
-
-
-def test_workers_fill_the_store_as_one_process_does_and_go_on_where_another_stopped(labelled, bert, tiny):
+def test_workers_fill_the_store_as_one_process_does_and_go_on_where_another_stopped(labelled, bert, tiny, parts):
     teachers = [
         {"name": str(bert(labels=["low", "high"])), "tasks": ["mood"]},
         {"name": f"python:{tiny / 'teacher_module.py'}:distance", "tasks": ["likeness"]},
@@ -62,7 +49,7 @@ def test_workers_fill_the_store_as_one_process_does_and_go_on_where_another_stop
     assert parts(tiny / "shared") == whole
 
 
-def test_a_worker_that_dies_loses_nothing_that_was_finished(labelled, tiny):
+def test_a_worker_that_dies_loses_nothing_that_was_finished(labelled, tiny, parts):
     module = tiny / "teacher_module.py"
     before = module.read_text()
     flag, count = tiny / "is-ill", tiny / "count"

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from hashlib import sha256
-
 import pytest
 
-import kdtoolkit.pipeline.label  # noqa: F401  (whose name the function `label` hides)
 from kdtoolkit.errors import WorkError
-from kdtoolkit.labels import label_rows
 from kdtoolkit.pipeline import run_stages, start_run
 from kdtoolkit.recipe.load import recipe_from_dict
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.usefixtures("small_parts"), pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,12 +17,6 @@ def ray():
 
     yield ray
     ray.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    module = sys.modules["kdtoolkit.pipeline.label"]
-    monkeypatch.setattr(module, "label_rows", functools.partial(label_rows, batch_rows=8, part_batches=2))
 
 
 @pytest.fixture
@@ -40,10 +28,6 @@ def labelled(recipe, tiny):
         return run_stages(run, "label", RayData(2) if by_ray else None)["stages"]["label"]["rows"]
 
     return work
-
-
-def parts(folder):
-    return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.rglob("part-*.parquet")}
 
 
 def dying(tiny, *, once):
@@ -59,7 +43,7 @@ def dying(tiny, *, once):
     return {"name": f"python:{module}:score", "tasks": ["mood"]}
 
 
-def test_ray_fills_the_store_as_one_process_does(labelled, bert, tiny):
+def test_ray_fills_the_store_as_one_process_does(labelled, bert, tiny, parts):
     teachers = [{"name": str(bert(labels=["low", "high"])), "tasks": ["mood"]}]
     assert labelled("one", by_ray=False, store="plain", teachers=teachers) == labelled(
         "ray", by_ray=True, store="shared", teachers=teachers
@@ -71,7 +55,7 @@ def test_ray_fills_the_store_as_one_process_does(labelled, bert, tiny):
     assert parts(tiny / "plain") == parts(tiny / "shared")
 
 
-def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_stored_twice(labelled, tiny):
+def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_stored_twice(labelled, tiny, parts):
     teachers = [dying(tiny, once=True)]
     rows = labelled("ray", by_ray=True, store="shared", teachers=teachers)
     assert (tiny / "has-died").exists()

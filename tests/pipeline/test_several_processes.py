@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from hashlib import sha256
 
 import pytest
 import yaml
@@ -57,16 +56,12 @@ def torchrun(count, *arguments, cwd):
     )  # fmt: skip
 
 
-def parts(folder):
-    return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.rglob("part-*.parquet")}
-
-
 def worst(one, other):
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-def test_two_processes_give_the_table_of_one(written, tiny, kdtool):
+def test_two_processes_give_the_table_of_one(written, tiny, kdtool, parts):
     changes = {**STILL, "refine": {"epochs": 1, "learning_rate": 0.005}, "balance": {"weights": "dwa"}}
     found = {}
     for count in (1, 2):

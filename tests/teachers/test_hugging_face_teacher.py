@@ -15,15 +15,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from kdtoolkit.errors import InputError, WorkError
+from kdtoolkit.errors import InputError
 from kdtoolkit.example import Example
 from kdtoolkit.hub import ALIASES, checkpoint_folder
 from kdtoolkit.tasks import GLUE, Task
 from kdtoolkit.testing import check_teacher
-from kdtoolkit_teachers.hugging_face import HuggingFaceTeacher, _by_length
+from kdtoolkit_teachers.hugging_face import HuggingFaceTeacher
 
 SST2, MNLI, RTE, STSB = GLUE["sst2"], GLUE["mnli"], GLUE["rte"], GLUE["stsb"]
 FAMILIES = ["bert", "roberta", "distilbert"]
@@ -478,53 +476,3 @@ def test_a_real_checkpoint_learns_from_few_real_rows(minilm, glue, tmp_path):
     held_out = examples[256:]
     right = teacher.logits(held_out).argmax(1) == np.array([example.label for example in held_out])
     assert right.mean() > 0.65
-
-
-# ------------------------------------------------------------------------------------------------------------- batches
-@settings(max_examples=200, deadline=None)
-@given(lengths=st.lists(st.integers(1, 40), max_size=80), batch_tokens=st.integers(1, 200), padding=st.integers(0, 60))
-def test_batches_are_of_like_length(lengths, batch_tokens, padding):
-    batches = list(_by_length(np.array(lengths, np.int64), batch_tokens, padding))
-    rows = [row for batch in batches for row in batch.tolist()]
-    assert sorted(rows) == list(range(len(lengths)))
-    assert [lengths[row] for row in rows] == sorted(lengths, reverse=True)
-    for batch in batches:
-        own = [lengths[row] for row in batch]
-        assert len(own) == 1 or own[0] * len(own) <= batch_tokens
-        for length in set(own):
-            assert (own[0] - length) * own.count(length) <= padding
-    for one, two in itertools.pairwise(batches):  # cut where it was full, or where a length began
-        full = (len(one) + 1) * lengths[one[0]] > batch_tokens
-        assert full or lengths[one[-1]] != lengths[two[0]]
-
-
-@pytest.mark.parametrize(("parameters", "rows"), [(10_000, 1024), (23e6, 1024), (110e6, 256), (335e6, 128), (7e9, 128)])
-def test_a_large_model_is_asked_for_fewer_texts_at_a_time(checkpoint, monkeypatch, parameters, rows):
-    teacher = HuggingFaceTeacher(str(checkpoint("bert", SST2.labels)), SST2)
-    monkeypatch.setattr(type(teacher.checkpoint), "parameters", property(lambda self: int(parameters)))
-    assert teacher.call_rows == rows
-
-
-# ------------------------------------------------------------------------------------------------------------- memory
-@pytest.mark.parametrize(
-    ("room", "expected"),
-    [
-        (4, "3 fit: set batch_tokens: 45 for this teacher"),
-        (0, "one does not fit either; lower max_tokens, or take a smaller teacher"),
-    ],
-)
-def test_out_of_memory_tells_which_batch_fits(checkpoint, room, expected):
-    teacher = HuggingFaceTeacher(str(checkpoint("bert", SST2.labels)), SST2, batch_tokens=100)
-    texts = [Example("sst2", "the film is " + "very " * 8 + f"good {'so ' * (n % 2)}") for n in range(40)]
-    model = teacher._loaded()
-    real = model.outputs
-
-    def outputs(tokens):
-        if len(tokens.ids) > room:
-            torch.empty(2**52)  # torch's own error
-        return real(tokens)
-
-    model.outputs = outputs
-    with pytest.raises(WorkError, match=r"out of memory with \d+ texts of \d+ tokens; ") as caught:
-        teacher.logits(texts)
-    assert expected in str(caught.value)
