@@ -1,7 +1,7 @@
 """A whole distillation in kdtoolkit and in what people use today: benchmarks/peers has one program a way.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/distill_vs_peers.py --base $TEACHER --data $KDTOOLKIT_GLUE [--rounds 3] [--json FILE]
+    python benchmarks/distill_vs_peers.py [--base $TEACHER] [--data $KDTOOLKIT_GLUE] [--rounds 3] [--json FILE]
 
 SST-2, the first 10,000 rows, 3 epochs; the teacher is MiniLM (`make teacher`), fine-tuned on them once by `kdtool
 teach`, which is not counted. Students: S1, a BiLSTM, and S2, a 2-layer BERT (peers/job.py). Every run is a process of
@@ -23,7 +23,10 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+from teacher import add_options, fine_tuned
+
+PROGRAMS = Path(__file__).resolve().parent / "peers"
 
 
 class Way(NamedTuple):
@@ -48,9 +51,7 @@ WAYS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", required=True, help="folder of the model that becomes the teacher")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, help="where the teacher is kept; default: a new folder")
+    add_options(parser)
     parser.add_argument("--students", nargs="+", default=["s1", "s2"])
     parser.add_argument("--rows", type=int, default=10000)
     parser.add_argument("--epochs", type=int, default=3)
@@ -60,27 +61,12 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = given.work or Path(folder)
-        teacher = fine_tuned(given, work)
+        teacher = fine_tuned(given, work, given.rows)
         found = [measured(given, work, teacher, student) for student in given.students]
     for student, by_way in zip(given.students, found):
         table(student, by_way, given.rows * given.epochs)
     if given.json:
         given.json.write_text(json.dumps(dict(zip(given.students, found)), indent=1))
-
-
-def fine_tuned(given: argparse.Namespace, work: Path) -> Path:
-    """The teacher, one epoch on the rows."""
-    run = work / "teacher"
-    if not (run / "teacher" / "sst2" / "config.json").is_file():
-        settings = {
-            "data.sst2.gold_rows": given.rows, "data.sst2.transfer_rows": 0, "teachers.0.epochs": 1,
-            "teachers.0.learning_rate": 5e-5, "teachers.0.max_tokens": 64,
-        }  # fmt: skip
-        command = ["teach", "--teacher", given.base, "--student", "bilstm", "--tasks", "sst2", "--out", str(run),
-                   "--data", str(given.data)]  # fmt: skip
-        command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-        subprocess.run([sys.executable, "-m", "kdtoolkit", *command], check=True)
-    return run / "teacher" / "sst2"
 
 
 def measured(given: argparse.Namespace, work: Path, teacher: Path, student: str) -> dict[str, list[dict[str, Any]]]:
@@ -103,7 +89,7 @@ def one(given: argparse.Namespace, work: Path, teacher: Path, student: str, way:
             "KDTOOLKIT_BENCHMARK_STORE": str(store), "KDTOOLKIT_BENCHMARK_PRECISION": way.precision,
         }  # fmt: skip
         command = [
-            sys.executable, str(HERE / "peers" / way.program), "--teacher", str(teacher), "--data", str(given.data),
+            sys.executable, str(PROGRAMS / way.program), "--teacher", str(teacher), "--data", str(given.data),
             "--student", student, "--rows", str(rows), "--epochs", str(epochs), "--seed", str(seed),
         ]  # fmt: skip
         if way.again and not store.is_dir():

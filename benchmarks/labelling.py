@@ -1,8 +1,8 @@
 """Labelling: kdtoolkit's label_rows, transformers' pipeline, and the bare forward pass on kdtoolkit's own batches.
 
-    python benchmarks/labelling.py --teacher FOLDER --data $KDTOOLKIT_GLUE [--rows 2000] [--rounds 3] [--json FILE]
+    python benchmarks/labelling.py [--teacher FOLDER] [--data $KDTOOLKIT_GLUE] [--rows 2000] [--rounds 3] [--json FILE]
 
-FOLDER: a checkpoint fine-tuned on SST-2, such as the one that `kdtool teach --teacher $TEACHER --tasks sst2` makes.
+FOLDER: a checkpoint fine-tuned on SST-2; without it one is made first.
 Texts: train of SST-2, in file order, then QNLI's questions and sentences joined, which are long and of mixed length.
 label_rows reads rows from the disk, tokenizes, answers and writes the store; the pipeline tokenizes and answers in
 batches of 32, in file order, as its documentation shows; "bare" has everything tokenized and cut beforehand. The ways
@@ -16,6 +16,7 @@ import gzip
 import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+from teacher import add_options, fine_tuned
 
 from kdtoolkit.data.rows import write_rows
 from kdtoolkit.example import Example
@@ -82,13 +86,15 @@ def ways(folder: str, precision: str, texts: list[str], work: Path) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--teacher", help="a checkpoint fine-tuned on SST-2; default: --base, fine-tuned here")
+    add_options(parser)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    made = tempfile.TemporaryDirectory()
+    given.teacher = given.teacher or str(fine_tuned(given, Path(made.name)))
     results: dict[str, dict[str, list[float]]] = {}
     for name in ("sst-2", "qnli"):
         texts = texts_of(given.data, name, given.rows)
@@ -106,6 +112,7 @@ def main() -> None:
                     seconds[way].append(time.process_time() - begin)
         results[name] = {way: taken[1:] for way, taken in seconds.items()}  # the first round warms up
         table(name, len(texts), results[name])
+    made.cleanup()
     if given.json:
         given.json.write_text(json.dumps(results, indent=1))
 
