@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from kdtoolkit import Encoded, Student, Tokens
+from kdtoolkit.dropout import Dropout
 from kdtoolkit.shape import Shape
 
 from .options import dropout_rate, one_of, whole_number
@@ -59,7 +60,7 @@ class BiLSTM(Student):
         with torch.no_grad():
             # torch's deviation of 1 drowns what few updates can teach a word: BENCHMARKS.md, 2026-11-21.
             self.embed.weight.mul_(0.1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         between = dropout if layers > 1 else 0.0  # torch warns of a dropout between one layer and nothing
         self.lstm = nn.LSTM(embedding, width, layers, batch_first=True, bidirectional=True, dropout=between)
         if pooling == "attention":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolkit import Encoded, InputError, Student, Tokens
+from kdtoolkit.dropout import Dropout
 from kdtoolkit.shape import Shape
 
 from .options import dropout_rate, one_of, whole_number
@@ -33,7 +34,7 @@ class Layer(nn.Module):
         self.inner = nn.Linear(width, feedforward)
         self.outer = nn.Linear(feedforward, width)
         self.outer_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, states: Tensor, mask: Tensor | None, relations: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """States (rows, time, width); query, key and value, each (rows, heads, time, head width), join `relations`.
@@ -112,7 +113,7 @@ class Transformer(Student):
         self.positions = nn.Embedding(positions, width)
         self.segments = nn.Embedding(2, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(Layer(width, heads, feedforward, dropout) for _ in range(layers))
         self.apply(_small_normal)
 

@@ -21,6 +21,7 @@ LAYERS = [
         "_version",
         "processor",
         "hub",
+        "dropout",
         "memory",
         "processes",
         "progress",

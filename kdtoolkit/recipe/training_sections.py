@@ -112,6 +112,10 @@ class Optimizer(Section):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """A layer's learning rate is this to the power of its distance from the heads (BAM: 0.9); 1: the same for all."""
     max_norm: float | None = Field(default=1.0, gt=0)
+    embeddings: Literal["auto", "dense", "sparse", "frozen"] = "auto"
+    """Of the student's words. sparse: a step updates those it reads and the others make up for it when they are read,
+    which gives the same weights up to rounding (adamw, one process); auto: where that saves time; frozen: as they
+    are."""
 
 
 class Select(Section):

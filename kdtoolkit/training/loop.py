@@ -24,6 +24,9 @@ from . import checkpoint
 from .balancing import Balancing
 from .best import Best
 from .board import Board
+from .clipping import clip_gradients
+from .embeddings import frozen_or_sparse
+from .lazy_adamw import LazyAdamW, settle
 from .meter import Meter
 from .optimizer import build_optimizer, learning_rate_factor, learning_rates, set_learning_rate
 from .randomness import reseed
@@ -89,7 +92,10 @@ def fit(
         torch.set_num_threads(train.threads or 1)
     model.to(device)
     balancing = Balancing(balance or Balance(), objective.tasks, model, accelerator, plan.steps_per_epoch)
-    tuned = build_optimizer(model, optimizer)
+    table = frozen_or_sparse(
+        model, optimizer, device=device.type, processes=world_size, projected=balancing.section.gradients == "pcgrad"
+    )
+    tuned = build_optimizer(model, optimizer, table)
     state = checkpoint.restore(checkpoints, model, tuned) if checkpoints else None
     first_step = state["step"] if state else 0
     if processes.from_first(lambda: first_step) != first_step:
@@ -146,7 +152,7 @@ def fit(
                     meter.add(result)
             balancing.finish(step)
             if optimizer.max_norm is not None:
-                meter.gradient_norm = accelerator.clip_grad_norm_(parameters, optimizer.max_norm)
+                meter.gradient_norm = clip_gradients(parameters, optimizer.max_norm)
             factor = learning_rate_factor(step, plan.steps, optimizer)
             set_learning_rate(tuned, factor)
             tuned.step()
@@ -161,6 +167,7 @@ def fit(
                 rates = learning_rates(tuned, optimizer.learning_rate * factor)
                 board.scalars({**values, **rates, **objective.values(step), **balancing.values()}, step + 1)
             if measure is not None and _due(step, measure_every, plan.steps):
+                settle(tuned)
                 wrapped.eval()
                 figures = processes.from_first(lambda: measure(model))
                 wrapped.train()
@@ -168,10 +175,13 @@ def fit(
                 if train.select is not None:
                     best.offer(figures[SCORE], step + 1, model)
             if checkpoint_due and checkpoints is not None:
+                settle(tuned)
                 if processes.is_first():
                     checkpoint.save(checkpoints, step + 1, model, tuned, best.state() | balancing.state())
                     best.prune()
                 board.flush()
+    if isinstance(tuned, LazyAdamW):
+        tuned.close()
     wrapped.eval()
     processes.wait()  # for the best weights, which the first writes
     best.restore(model)

@@ -10,9 +10,12 @@ from torch import nn
 
 from ..recipe.schema import Optimizer as OptimizerSection
 from .depths import depths_of
+from .lazy_adamw import LazyAdamW
 
 
-def build_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, section: OptimizerSection, table: nn.Embedding | None = None
+) -> torch.optim.Optimizer:
     """The recipe's optimizer over the trainable parameters of `model`, on the device where they are.
 
     adamw: Loshchilov and Hutter 2019 (arXiv:1711.05101), fused; without `bias_correction` it is BERT's (see
@@ -20,6 +23,7 @@ def build_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.
     is MT-DNN's (arXiv:1901.11504). adadelta: Zeiler 2012 (arXiv:1212.5701). sgd: with `momentum`, without dampening.
     weight_decay: of matrices only, not of what has one dimension (biases, normalisations). Of adamw and adamax it is
     decoupled from the gradient; the others add weight_decay * parameter to the gradient, as torch does (an L2 penalty).
+    table: adamw alone; the embeddings that are updated row by row (see `LazyAdamW`).
     Raises InputError if `layer_decay` is asked for and the model does not tell the depth of its parameters.
     """
     groups = parameter_groups(model, section)
@@ -32,7 +36,8 @@ def build_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.
         return torch.optim.Adadelta(groups, rho=section.rho, eps=section.epsilon)
     if section.name == "sgd":
         return torch.optim.SGD(groups, momentum=section.momentum)
-    optimizer = torch.optim.AdamW(groups, betas=section.betas, eps=section.epsilon, fused=True)
+    options: dict[str, Any] = {"betas": section.betas, "eps": section.epsilon, "fused": True}
+    optimizer = torch.optim.AdamW(groups, **options) if table is None else LazyAdamW(groups, table, **options)
     return optimizer if section.bias_correction else without_bias_correction(optimizer, "exp_avg", "exp_avg_sq")
 
 

@@ -1,0 +1,153 @@
+"""AdamW that updates the rows of an embedding table when they are read, and not in every step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SETTLE_EVERY = 4096
+"""Steps after which all rows are brought up to date in any case; what is kept for each step costs so little time."""
+
+
+TINY = 1e-37
+"""So that what has no moments does not move, and nothing is divided by 0."""
+
+
+class LazyAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) whose step costs nothing for word pieces it does not read.
+
+    A row without a gradient moves on in Adam: its moments fade, and it follows the first of them. Here these moves are
+    made up for at once when the row is read next, and for every row in `settle`, so that the weights are those of the
+    usual update, but for rounding, and for `eps`, of which a mean over the steps in between takes part.
+
+    table: its gradient comes sparse from here until `close`. It must be read through its own `forward` alone: a step
+    that finds a dense gradient of it, as of a table that is tied to something else, makes up for all, and is a usual
+    one from then on.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], table: nn.Embedding, **options: Any) -> None:
+        super().__init__(groups, **options)
+        self.table, self._was_sparse = table, table.sparse
+        weight = table.weight
+        self._group = next(g for g in self.param_groups if any(p is weight for p in g["params"]))
+        table.sparse = True
+        self._reading = table.register_forward_pre_hook(lambda module, given: self._bring(torch.unique(given[0])))
+        self._current = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
+        self._forget()
+
+    def _forget(self) -> None:
+        """All rows are up to date. From here, by step: what a row last touched in it has still to do."""
+        self._steps = 0
+        self._current.zero_()  # (rows,) the step up to which each is brought
+        self._moves = torch.zeros(1, dtype=torch.float64)  # (steps + 1,) times first moment / root of the second
+        self._margins = torch.zeros(1, dtype=torch.float64)  # (steps + 1,) of these, each times what eps has to be
+        self._decays = torch.ones(1, dtype=torch.float64)  # (steps + 1,) what is left of the weight
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update. The table's gradient is gone after it."""
+        weight = self.table.weight
+        gradient = weight.grad
+        if self.table.sparse and gradient is not None:
+            if gradient.is_sparse:
+                self._update(gradient.coalesce())
+                weight.grad = None
+            else:
+                self.close()
+        return super().step(closure)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Brings every row up to date; weights and moments are then those of the usual update."""
+        if self._steps:
+            self._bring(torch.nonzero(self._current < self._steps).squeeze(1))
+            self._forget()
+
+    def close(self) -> None:
+        """Settles, and gives the table back as it was found; the optimizer is a plain AdamW after this."""
+        self.settle()
+        self._reading.remove()
+        self.table.sparse = self._was_sparse
+
+    def _factors(self) -> tuple[float, float, float, float, float]:
+        """Of the next update: rate over the first moment's correction, root of the second's, betas, decay."""
+        group, step = self._group, float(self._moments()["step"]) + 1
+        one, two = group["betas"]
+        rate = float(group["lr"])
+        return rate / (1 - one**step), math.sqrt(1 - two**step), one, two, 1 - rate * group["weight_decay"]
+
+    def _moments(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[self.table.weight]
+        if not state:
+            weight = self.table.weight
+            state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        return state
+
+    def _update(self, gradient: Tensor) -> None:
+        """The update of the rows of a coalesced gradient, which were brought up to date when they were read."""
+        rate, root, one, two, kept = self._factors()
+        state, weight = self._moments(), self.table.weight
+        rows, slopes = gradient.indices()[0], gradient.values()
+        self._bring(rows)
+        first = state["exp_avg"][rows].mul_(one).add_(slopes, alpha=1 - one)
+        second = state["exp_avg_sq"][rows].mul_(two).addcmul_(slopes, slopes, value=1 - two)
+        new = weight[rows].mul_(kept).addcdiv_(first, second.sqrt().div_(root).add_(self._group["eps"]), value=-rate)
+        _put(rows, (weight, new), (state["exp_avg"], first), (state["exp_avg_sq"], second))
+        self._steps += 1
+        self._current[rows] = self._steps
+        # A row last touched in step s moves now by rate * one^k m / (sqrt(two^k v) / root + eps), k = steps - s,
+        # which is (rate * root * (one / sqrt(two))^k) * m / (sqrt(v) + eps * root / sqrt(two)^k).
+        idle = torch.arange(self._steps, 0, -1, dtype=torch.float64)
+        moves = rate * root * (one / math.sqrt(two)) ** idle
+        margins = rate * root**2 * (one / two) ** idle
+        self._moves = functional.pad(self._moves * kept + moves, (0, 1))
+        self._margins = functional.pad(self._margins * kept + margins, (0, 1))
+        self._decays = functional.pad(self._decays * kept, (0, 1), value=1.0)
+        state["step"] += 1
+        if self._steps >= SETTLE_EVERY:
+            self.settle()
+
+    @torch.no_grad()
+    def _bring(self, rows: Tensor) -> None:
+        """Makes up for what the rows, each once, have not done since their last step."""
+        if not self._steps:
+            return
+        since = self._current[rows]
+        late = since < self._steps
+        if not late.all():
+            rows, since = rows[late], since[late]
+        if not len(rows):
+            return
+        state, weight = self._moments(), self.table.weight
+        one, two = self._group["betas"]
+
+        def column(values: Tensor) -> Tensor:
+            return values.to(weight.dtype).to(weight.device).unsqueeze(1)
+
+        place = since.cpu()
+        idle = (self._steps - place).double()
+        first, second = state["exp_avg"][rows], state["exp_avg_sq"][rows]
+        moves = self._moves[place]
+        least = (self._group["eps"] * self._margins[place] / moves.clamp(min=TINY)).clamp(min=TINY)
+        move = (first / second.sqrt().add_(column(least))).mul_(column(moves))
+        new = weight[rows].mul_(column(self._decays[place])).sub_(move)
+        first.mul_(column(one**idle))
+        second.mul_(column(two**idle))
+        _put(rows, (weight, new), (state["exp_avg"], first), (state["exp_avg_sq"], second))
+        self._current[rows] = self._steps
+
+
+def _put(rows: Tensor, *pairs: tuple[Tensor, Tensor]) -> None:
+    for table, values in pairs:
+        table.index_copy_(0, rows, values)
+
+
+def settle(optimizer: torch.optim.Optimizer) -> None:
+    """Before weights are measured or saved: what an optimizer has put off is done."""
+    if isinstance(optimizer, LazyAdamW):
+        optimizer.settle()
