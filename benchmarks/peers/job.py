@@ -3,6 +3,9 @@
 Batches of 32, AdamW without weight decay at 1e-3 (S1) or 5e-4 (S2), 10 % warm-up and linear decay, gradients clipped at
 1, temperature 2, half of the loss T^2 * KL and half cross-entropy, one thread, float32 unless said otherwise. The clock
 runs from tokenizing to the last update; imports and the loading of models are left out, but for kdtoolkit's own.
+
+S1's embedding starts at a deviation of 0.1, as kdtoolkit's BiLSTM does, for all ways train the same student. torch's
+own 1.0 costs no time and about 5 points of dev accuracy (hand loop, seeds 0 and 1: 0.757 in place of 0.804).
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ BATCH, TEMPERATURE, MAX_TOKENS = 32, 2.0, 64
 RATE = {"s1": 1e-3, "s2": 5e-4}
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """What every way is told."""
+def arguments(description: str | None, *switches: str) -> argparse.Namespace:
+    """What every way is told; `switches` are what this one can be told besides."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--teacher", required=True, help="folder of the fine-tuned teacher")
     parser.add_argument("--data", type=Path, required=True, help="folder with sst-2/")
@@ -34,6 +37,8 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=10000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    for switch in switches:
+        parser.add_argument(f"--{switch}", action="store_true")
     return parser.parse_args()
 
 
@@ -50,6 +55,7 @@ class S1(nn.Module):
     def __init__(self, pieces: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(pieces, 300)
+        nn.init.normal_(self.embedding.weight, std=0.1)
         self.lstm = nn.LSTM(300, 150, batch_first=True, bidirectional=True)
         self.hidden, self.output = nn.Linear(300, 150), nn.Linear(150, 2)
 
@@ -61,7 +67,9 @@ class S1(nn.Module):
             states = self.lstm(embedded)[0]
         else:
             packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-            states = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]
+            states = nn.utils.rnn.pad_packed_sequence(
+                self.lstm(packed)[0], batch_first=True, total_length=input_ids.shape[1]
+            )[0]
             states = states.masked_fill(~attention_mask.bool().unsqueeze(2), float("-inf"))
         pooled = functional.dropout(states.amax(1), 0.3, self.training)
         return self.output(functional.dropout(self.hidden(pooled).relu(), 0.3, self.training))
@@ -79,12 +87,19 @@ class S2(nn.Module):
         )
         self.bert = BertForSequenceClassification(config)
 
+    @property
+    def embedding(self) -> nn.Embedding:
+        """That of the word pieces."""
+        found = self.bert.get_input_embeddings()
+        assert isinstance(found, nn.Embedding)
+        return found
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Tensor:
         """(rows, 2) logits."""
         return self.bert(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
-def new_student(name: str, pieces: int, seed: int) -> nn.Module:
+def new_student(name: str, pieces: int, seed: int) -> S1 | S2:
     """The student with fresh weights."""
     torch.manual_seed(seed)
     return S1(pieces) if name == "s1" else S2(pieces)

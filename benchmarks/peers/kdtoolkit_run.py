@@ -1,4 +1,4 @@
-"""kdtoolkit: the recipe as a user runs it, prepare to distill; "again" finds the labels in the store."""
+"""kdtoolkit: the recipe as a user runs it, prepare to distill; labels that are in the store are not made again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def recipe(given: object, store: Path, data: Path) -> dict[str, object]:
         "tasks": ["sst2"],
         "data": {"folder": str(data), "max_tokens": MAX_TOKENS},
         "teachers": [{"name": given.teacher, "max_tokens": MAX_TOKENS,  # type: ignore[attr-defined]
-                      "precision": os.environ.get("KDTOOLKIT_BENCHMARK_PRECISION", "fp32")}],
+                      "precision": "bf16" if given.bf16 else "fp32"}],  # type: ignore[attr-defined]
         "student": STUDENTS[student],
         "heads": heads,
         "tokenizer": {"name": "teacher"},
@@ -41,7 +41,7 @@ def recipe(given: object, store: Path, data: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    given = arguments(__doc__)
+    given = arguments(__doc__, "bf16")
     store = Path(os.environ["KDTOOLKIT_BENCHMARK_STORE"])
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data" / "sst2"
