@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -128,3 +128,23 @@ def depths_of(encoder: nn.Module) -> dict[str, int]:
         name: int(match.group(1)) + 1 if match else 0 if "embed" in name or "relative" in name else last + 1
         for name, match in found.items()
     }
+
+
+def numbered_layers(model: nn.Module, *, without: Sequence[nn.Module] = ()) -> list[tuple[str, nn.Module]]:
+    """The layers of whatever encoder is in `model`, with their names: the outermost modules of a numbered row.
+
+    Left out are those that are never called (lists), those that share parameters with something outside of them, and
+    what is part of the modules `without`.
+    """
+    passed = {inner for module in without for inner in module.modules()}
+    owners: dict[nn.Parameter, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        match = _NUMBERED.search(name)
+        owners.setdefault(parameter, set()).add(name[: match.end() - 1] if match else "")
+    shared = set[str]().union(*(names for names in owners.values() if len(names) > 1))
+    own = {name for names in owners.values() for name in names} - shared - {""}
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if name in own and module not in passed and type(module).forward is not nn.Module.forward
+    ]

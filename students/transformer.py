@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 NORM_EPSILON = 1e-12  # BERT's, so that copied layers compute what they computed
 
 
+Relation = tuple[Tensor, Tensor, Tensor]
+"""Query, key and value of a layer, each (rows, heads, time, head width)."""
+
+
 class Layer(nn.Module):
     """Self-attention and feed-forward, each followed by dropout, residual and LayerNorm (post-LN, as in BERT)."""
 
@@ -36,21 +40,20 @@ class Layer(nn.Module):
         self.outer_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.dropout = Dropout(dropout)
 
-    def forward(self, states: Tensor, mask: Tensor | None, relations: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """States (rows, time, width); query, key and value, each (rows, heads, time, head width), join `relations`.
+    def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Relation]:
+        """States (rows, time, width), and what its attention was computed from.
 
         mask: (rows, 1, 1, time) bool, True on real tokens; None: every token is real.
         """
         rows, time, width = states.shape
         parts = self.query_key_value(states).view(rows, time, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # each (rows, heads, time, width / heads)
-        relations.append((query, key, value))
         rate = self.rate if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
         mixed = mixed.transpose(1, 2).reshape(rows, time, width)
         states = self.attended_norm(states + self.dropout(self.attended(mixed)))
         inner = self.outer(functional.gelu(self.inner(states)))
-        return self.outer_norm(states + self.dropout(inner))
+        return self.outer_norm(states + self.dropout(inner)), (query, key, value)
 
 
 class Transformer(Student):
@@ -129,10 +132,11 @@ class Transformer(Student):
         states = self.dropout(self.norm(states))
         mask = batch.mask if _may_be_ragged(batch.mask) else None
         keys = None if mask is None else mask[:, None, None, :]
-        hidden, relations = [states], list[tuple[Tensor, Tensor, Tensor]]()
+        hidden, relations = [states], list[Relation]()
         for layer in self.layers:
-            states = layer(states, keys, relations)
+            states, relation = layer(states, keys)
             hidden.append(states)
+            relations.append(relation)
         if mask is not None:
             states = states * mask.unsqueeze(-1)
         if self.pooling == "first":

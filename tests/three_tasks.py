@@ -66,7 +66,7 @@ def collate(numbers, sizes=ROWS):
 
 
 def run(balance, folder=None, *, rows=8, accumulate=1, epochs=3.0, dropout=0.0, stop=None, optimizer=None, board=None,
-        batch="mixed", tasks=TASKS, sizes=ROWS, double=False, **train):  # fmt: skip
+        batch="mixed", tasks=TASKS, sizes=ROWS, double=False, model=None, measure=None, **train):  # fmt: skip
     plan = BatchPlan(
         sizes, [np.full(size, 4, np.int32) for size in sizes],
         batch_rows=rows, accumulate=accumulate, epochs=epochs, seed=1, batch=batch,
@@ -81,13 +81,13 @@ def run(balance, folder=None, *, rows=8, accumulate=1, epochs=3.0, dropout=0.0, 
             raise KeyboardInterrupt
         return collate(numbers, sizes)
 
-    model = new_model(tasks, dropout)
+    model = new_model(tasks, dropout) if model is None else model
     if double:
         model.double()
     fit(
         model, counted, plan, DistillationObjective(tasks, section, steps=plan.steps),
         optimizer=optimizer or Optimizer(name="sgd", learning_rate=0.3, momentum=0.5),
         train=Train(batch_rows=rows, accumulate=accumulate, epochs=epochs, **train),
-        balance=balance, seed=5, checkpoints=folder, board=board,
+        balance=balance, seed=5, checkpoints=folder, board=board, measure=measure,
     )  # fmt: skip
     return model

@@ -15,12 +15,20 @@ def start_run(recipe: Recipe, out: Path | None = None, name: str = "run") -> Run
 
 
 def resume_run(path: Path, recipe: Recipe | None = None) -> RunFolder:
-    """The run in `path`, to be continued; `recipe`, if given, must be the run's own."""
+    """The run in `path`, to be continued; `recipe`, if given, must be the run's own, but for `train.sharding`."""
     run = RunFolder.open(path)
-    if recipe is not None and recipe != run.recipe:
+    if recipe is not None and _sharded_alike(recipe, run.recipe) != run.recipe:
         raise InputError(
             str(path),
             f"is a run of another recipe ({_difference(run.recipe, recipe)})",
             "leave out the recipe to resume it as it was, or start a new run with --out",
         )
+    if recipe is not None:
+        run.recipe = recipe
     return run
+
+
+def _sharded_alike(recipe: Recipe, other: Recipe) -> Recipe:
+    """The recipe with the other's `train.sharding`, which changes nothing of what a run computes."""
+    train = recipe.train.model_copy(update={"sharding": other.train.sharding})
+    return recipe.model_copy(update={"train": train})

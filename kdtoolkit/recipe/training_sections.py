@@ -141,6 +141,9 @@ class Train(Section):
     threads: int | None = Field(default=None, ge=1)
     """torch threads; None: 1 on a CPU, which is fastest for small students."""
     select: Select | None = None
+    sharding: Literal["none", "fsdp"] = "none"
+    """Of several processes: whether each has the whole model (DDP), or a part of its parameters, gradients and moments
+    (FSDP: Zhao et al. 2023, arXiv:2304.11277)."""
 
 
 class Refine(Section):

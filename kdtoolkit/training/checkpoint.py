@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,16 @@ def steps_saved(folder: Path) -> list[int]:
     return sorted(int(p.name.removeprefix("step-")) for p in folder.glob("step-*") if p.name[5:].isdigit())
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Loads the newest checkpoint into model and optimizer and returns its state.json, or None if there is none."""
+def restore(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    own: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor,
+) -> dict[str, Any] | None:
+    """Loads the newest checkpoint into model and optimizer and returns its state.json, or None if there is none.
+
+    own: by a parameter's name, the part of a whole tensor that the model has here (`sharding.Sharing.own`).
+    """
     saved = steps_saved(folder)
     if not saved:
         return None
@@ -79,7 +88,8 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         raise WorkError(
             f"{place / 'state.json'}: is damaged or missing; delete the folder {place} and start again with --resume"
         ) from error
-    load_weights(model, read_tensors(place / "model.safetensors"), str(place))
+    tensors = read_tensors(place / "model.safetensors")
+    load_weights(model, {name: own(name, tensor) for name, tensor in tensors.items()}, str(place))
     parameters = dict(model.named_parameters())
     beside = {parameter: bool(g.get("fused")) for g in optimizer.param_groups for parameter in g["params"]}
     for key, tensor in read_tensors(place / "optimizer.safetensors").items():
@@ -87,7 +97,10 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         parameter = parameters[name]
         # torch keeps the step counter of a fused optimizer beside the parameter, of any other on the CPU.
         on_device = part != "step" or beside[parameter]
-        optimizer.state[parameter][part] = tensor.to(parameter.device) if on_device else tensor
+        # Cloned, for a part must not keep the whole in memory.
+        kept = own(name, tensor)
+        kept = tensor if kept is tensor else kept.clone()
+        optimizer.state[parameter][part] = kept.to(parameter.device) if on_device else kept
     return state
 
 

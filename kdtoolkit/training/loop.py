@@ -24,12 +24,12 @@ from . import checkpoint
 from .balancing import Balancing
 from .best import Best
 from .board import Board
-from .clipping import clip_gradients
 from .embeddings import frozen_or_sparse
 from .lazy_adamw import LazyAdamW, settle
 from .meter import Meter
 from .optimizer import build_optimizer, learning_rate_factor, learning_rates, set_learning_rate
 from .randomness import reseed
+from .sharding import shared
 
 if TYPE_CHECKING:
     from ..data.batch_plan import BatchPlan
@@ -90,19 +90,19 @@ def fit(
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     if device.type == "cpu":
         torch.set_num_threads(train.threads or 1)
-    model.to(device)
     balancing = Balancing(balance or Balance(), objective.tasks, model, accelerator, plan.steps_per_epoch)
     table = frozen_or_sparse(
         model, optimizer, device=device.type, processes=world_size, projected=balancing.section.gradients == "pcgrad"
     )
-    tuned = build_optimizer(model, optimizer, table)
-    state = checkpoint.restore(checkpoints, model, tuned) if checkpoints else None
+    sharing = shared(model, accelerator, train, balance)
+    wrapped = sharing.wrapped
+    tuned = build_optimizer(model, optimizer, table)  # of sharded parameters, over the parts that are here
+    state = checkpoint.restore(checkpoints, model, tuned, sharing.own) if checkpoints else None
     first_step = state["step"] if state else 0
     if processes.from_first(lambda: first_step) != first_step:
         raise WorkError(f"{checkpoints}: this process finds another checkpoint there than the first; {SHARED}")
     best = Best(checkpoints, state)
     balancing.load(state)
-    wrapped = accelerator.prepare_model(model)
     balancing.prepare(wrapped, seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
     board = board if board is not None and processes.is_first() else Board(None)
@@ -121,7 +121,12 @@ def fit(
         return objective(heads, batch, step, by_task=balancing.by_task), heads
 
     def fitting(rows: np.ndarray, step: int) -> int | None:
-        """Of rows for which there is no memory, how many there is some for, over all processes; None: not for one."""
+        """Of rows for which there is no memory, how many there is some for, over all processes; None: not for one.
+
+        0: that cannot be tried, for the processes would have to try it together.
+        """
+        if not sharing.is_whole:
+            return 0
         found = most_that_fits(len(rows) // 2, lambda count: forward(model, rows[:count], step)[0].loss.backward())
         return None if found is None else found * world_size
 
@@ -151,8 +156,9 @@ def fit(
                 if counts:
                     meter.add(result)
             balancing.finish(step)
+            sharing.finish()
             if optimizer.max_norm is not None:
-                meter.gradient_norm = clip_gradients(parameters, optimizer.max_norm)
+                meter.gradient_norm = sharing.clip(parameters, optimizer.max_norm)
             factor = learning_rate_factor(step, plan.steps, optimizer)
             set_learning_rate(tuned, factor)
             tuned.step()
@@ -169,20 +175,23 @@ def fit(
             if measure is not None and _due(step, measure_every, plan.steps):
                 settle(tuned)
                 wrapped.eval()
-                figures = processes.from_first(lambda: measure(model))
+                with sharing.whole():
+                    figures = processes.from_first(lambda: measure(model))
+                    if train.select is not None:
+                        best.offer(figures[SCORE], step + 1, model)
                 wrapped.train()
                 board.scalars(figures, step + 1)
-                if train.select is not None:
-                    best.offer(figures[SCORE], step + 1, model)
             if checkpoint_due and checkpoints is not None:
                 settle(tuned)
-                if processes.is_first():
-                    checkpoint.save(checkpoints, step + 1, model, tuned, best.state() | balancing.state())
-                    best.prune()
+                with sharing.whole(tuned):
+                    if processes.is_first():
+                        checkpoint.save(checkpoints, step + 1, model, tuned, best.state() | balancing.state())
+                        best.prune()
                 board.flush()
     if isinstance(tuned, LazyAdamW):
         tuned.close()
     wrapped.eval()
+    sharing.close()
     processes.wait()  # for the best weights, which the first writes
     best.restore(model)
     balancing.close()
@@ -203,8 +212,10 @@ def _due(step: int, every: int | None, steps: int) -> bool:
 
 
 def _too_large(description: str, step: int, train: Train, fits: int | None) -> str:
-    """fits: rows of a micro-batch, over all processes; None: not one row a process."""
+    """fits: rows of a micro-batch, over all processes; None: not one row a process; 0: not known."""
     text = f"{description}: out of memory at step {step + 1}, with {train.batch_rows} rows a batch"
+    if fits == 0:
+        return f"{text}; divide train.batch_rows by what you multiply train.accumulate by, and the updates are the same"
     if fits is None:
         return f"{text}, and one row does not fit either; lower data.max_tokens or take a smaller model"
     rows = max(count for count in range(1, fits + 1) if train.batch_rows % count == 0)

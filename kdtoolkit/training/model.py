@@ -40,6 +40,10 @@ class StudentModel(nn.Module):
         """Those that several tasks reach, for balances of their gradients: the student's, and what heads share."""
         return [*self.student.parameters(), *self.heads.shared_parameters()]
 
+    def kept_whole(self) -> list[nn.Module]:
+        """Those of which a step may use other parts in each process; where the rest is sharded, they are not."""
+        return [self.heads, self.terms, *([] if self.log_variances is None else [self.log_variances])]
+
     def depths(self) -> dict[str, int]:
         """By name of each parameter, its layer, for `optimizer.layer_decay`: the student's own, all others at the top.
 

@@ -106,3 +106,12 @@ def test_the_bundled_data_are_prepared_once_wherever_the_run_is_opened_from(tmp_
     kept.write_bytes(b"")
     prepare(recipe, tmp_path / "run/data")
     assert kept.is_file()
+
+
+def test_a_run_goes_on_however_its_model_is_shared_and_with_nothing_else_changed(mood, tmp_path):
+    start_run(recipe_from_dict(mood()), tmp_path / "run")
+    for sharding in ("fsdp", "none"):
+        changed = recipe_from_dict(mood(train={"sharding": sharding}))
+        assert resume_run(tmp_path / "run", changed).recipe.train.sharding == sharding
+    with pytest.raises(InputError, match=r"is a run of another recipe \(train.batch_rows is 16 there, 8 here\)"):
+        resume_run(tmp_path / "run", recipe_from_dict(mood(train={"sharding": "fsdp", "batch_rows": 8})))

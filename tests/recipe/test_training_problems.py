@@ -27,6 +27,10 @@ MIXED = {"sampler": {"batch": "mixed"}}
         ({"optimizer": {"name": "adadelta", "betas": [0.8, 0.9]}}, "optimizer.betas: adadelta .*adamw, adamax"),
         ({"optimizer": {"name": "sgd", "epsilon": 1e-6}}, "optimizer.epsilon: sgd "),
         ({"optimizer": {"betas": [0.9, 1.0]}}, "optimizer.betas: 1 is not between 0 and 1"),
+        (
+            {"balance": {"gradients": "pcgrad"}, **MIXED, "train": {"sharding": "fsdp"}},
+            "train.sharding: .*gradients: sum",
+        ),
         ({"optimizer": {"layer_decay": 0.0}}, "optimizer.layer_decay: "),
         ({"refine": {"alpha": 1.5}}, "refine.alpha: 1.5 is not between 0 .* and 1"),
         ({"refine": {"alpha": {"from": -0.5, "to": 1.0}}}, "refine.alpha: -0.5 is not between 0 .* and 1"),

@@ -25,6 +25,9 @@ def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
         yield Problem(("sampler", "exponent"), f"{low:g} is negative; 0 is uniform, 1 is by size")
     yield from _balance(recipe)
     yield from _optimizer(recipe.optimizer)
+    if recipe.train.sharding == "fsdp" and recipe.balance.gradients == "pcgrad":
+        message = "fsdp leaves each process a part of the gradients, and pcgrad compares whole ones"
+        yield Problem(("train", "sharding"), f"{message}; leave it out, or set balance.gradients: sum")
     if recipe.refine is not None:
         low, high = extremes(recipe.refine.alpha)
         if not 0 <= low <= high <= 1:
