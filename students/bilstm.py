@@ -18,6 +18,11 @@ from .options import dropout_rate, one_of, whole_number
 Run = TypeVar("Run", Tensor, PackedSequence)
 
 
+def packs(vectors: Tensor) -> bool:
+    """Whether texts of several lengths are packed, where these numbers are."""
+    return not vectors.is_cpu
+
+
 class BiLSTM(Student):
     """Embedding, `layers` bidirectional LSTM layers, pooling over time.
 
@@ -30,8 +35,8 @@ class BiLSTM(Student):
     separator alone.
 
     `encode` gives pooled (rows, 2 * width) and states (rows, time, 2 * width), which are zero on padding. Set the
-    attribute `output` to {"hidden"} to have the embeddings and each layer's states too; then the layers run one by one,
-    and dropout between them draws other numbers.
+    attribute `output` to {"hidden"} to have the embeddings and each layer's states too; the layers then run one by one,
+    and dropout between them may draw other numbers.
     Raises ValueError for an option outside its range.
     Source of the student: Tang et al. 2019 (arXiv:1903.12136), section 3.
     """
@@ -69,21 +74,46 @@ class BiLSTM(Student):
     def encode(self, batch: Tokens) -> Encoded:
         vectors = self.dropout(self.embed(batch.ids))  # (rows, time, embedding)
         lengths = batch.lengths.cpu()  # packing wants them there, which waits for a GPU
-        time = batch.ids.shape[1]
-        ragged = bool((lengths < time).any())
-        layer_by_layer = "hidden" in self.output and self.lstm.num_layers > 1
-        hidden = [vectors]
-        if ragged:  # rows of one length need no packing, and the batch plan makes most batches so
-            packed = pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
-            outputs = self._layers(packed) if layer_by_layer else [self.lstm(packed)[0]]
-            hidden += [pad_packed_sequence(some, batch_first=True, total_length=time)[0] for some in outputs]
+        ragged = bool((lengths < batch.ids.shape[1]).any())
+        if not ragged:  # the batch plan makes most batches so
+            asked = "hidden" in self.output and self.lstm.num_layers > 1
+            said = self._layers(vectors) if asked else [self.lstm(vectors)[0]]
         else:
-            hidden += self._layers(vectors) if layer_by_layer else [self.lstm(vectors)[0]]
-        states = hidden[-1]
+            said = self._packed(vectors, lengths) if packs(vectors) else self._turned(vectors, batch.mask)
+        states = said[-1]
         pooled = self._pool(states, batch.mask if ragged else None)
-        return Encoded(
-            pooled=self.dropout(pooled), states=states, hidden=tuple(hidden) if "hidden" in self.output else None
-        )
+        hidden = (vectors, *said) if "hidden" in self.output else None
+        return Encoded(pooled=self.dropout(pooled), states=states, hidden=hidden)
+
+    def _packed(self, vectors: Tensor, lengths: Tensor) -> list[Tensor]:
+        """The states of every layer, or of the last, of texts of several lengths: torch's way, fast on a GPU."""
+        packed = pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
+        asked = "hidden" in self.output and self.lstm.num_layers > 1
+        outputs = self._layers(packed) if asked else [self.lstm(packed)[0]]
+        return [pad_packed_sequence(some, batch_first=True, total_length=vectors.shape[1])[0] for some in outputs]
+
+    def _turned(self, given: Tensor, mask: Tensor) -> list[Tensor]:
+        """The states of every layer of texts of several lengths, without packing, which takes a CPU step by step.
+
+        Each direction runs over the padded batch, the second over texts that are turned round where they stand.
+        """
+        time = torch.arange(mask.shape[1], device=mask.device)
+        turned = torch.where(mask, mask.sum(1, keepdim=True) - 1 - time, time).unsqueeze(2)  # (rows, time, 1)
+
+        def one_way(some: Tensor, weights: list[Tensor]) -> Tensor:
+            zero = some.new_zeros(1, len(some), self.lstm.hidden_size)
+            return torch.lstm(some, (zero, zero), weights, True, 1, 0.0, self.training, False, True)[0]
+
+        def turn(some: Tensor) -> Tensor:
+            return some.gather(1, turned.expand(-1, -1, some.shape[2]))
+
+        said: list[Tensor] = []
+        for number in range(self.lstm.num_layers):
+            weights = self._weights(number)
+            ahead, back = one_way(given, weights[:4]), turn(one_way(turn(given), weights[4:]))
+            said.append(torch.cat([ahead, back], 2) * mask.unsqueeze(2))
+            given = self._between(said[-1])
+        return said
 
     @property
     def shape(self) -> Shape:

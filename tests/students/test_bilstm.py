@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from kdtoolkit import plugin
 from kdtoolkit.testing import check_student, tiny_tokens
 
 BiLSTM = plugin("student", "bilstm")
+bilstm = sys.modules[BiLSTM.__module__]
 SMALL = {"width": 5, "embedding": 7}
 
 
@@ -46,13 +49,35 @@ def test_a_batch_gives_what_each_text_alone_gives_through_torchs_own_lstm(poolin
 
 
 @pytest.mark.parametrize("lengths", [(5, 5, 5), (5, 2, 1)])
-def test_only_ragged_batches_are_packed(lengths, monkeypatch):
+def test_only_ragged_batches_are_packed_and_none_on_a_cpu(lengths, monkeypatch):
     seen = []
     student = BiLSTM(64, **SMALL)
     forward = student.lstm.forward
     monkeypatch.setattr(student.lstm, "forward", lambda given: seen.append(type(given)) or forward(given))
+    ragged = len(set(lengths)) > 1
     student(tiny_tokens(lengths=lengths))
-    assert seen == [torch.Tensor if len(set(lengths)) == 1 else nn.utils.rnn.PackedSequence]
+    assert seen == ([] if ragged else [torch.Tensor])
+    monkeypatch.setattr(bilstm, "packs", lambda vectors: True)
+    student(tiny_tokens(lengths=lengths))
+    assert seen == ([nn.utils.rnn.PackedSequence] if ragged else [torch.Tensor] * 2)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("shown", [False, True])
+def test_packing_and_turning_round_agree_in_states_and_gradients(layers, shown, monkeypatch):
+    found = []
+    for packed in (False, True):
+        monkeypatch.setattr(bilstm, "packs", lambda vectors, packed=packed: packed)
+        torch.manual_seed(0)
+        student = BiLSTM(64, **SMALL, layers=layers, dropout=0.0).double()
+        student.output = frozenset({"hidden"} if shown else ())
+        encoded = student(tiny_tokens(lengths=(3, 8, 1, 8)))
+        shows = encoded.hidden if shown else [encoded.states]
+        (encoded.pooled.square().sum() + encoded.states.tanh().sum()).backward()
+        found.append([*shows, encoded.pooled, *(parameter.grad for parameter in student.parameters())])
+    assert len(found[0]) == len(found[1])
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("lengths", [(5, 5, 5), (5, 2, 1)])
