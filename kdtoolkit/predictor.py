@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -19,9 +19,12 @@ from .training import StudentModel
 
 Text = str | tuple[str, str] | Mapping[str, str]
 
-BATCH_TEXTS = 256
-"""Rows that are sorted by length together; a forward pass takes at most BATCH_TOKENS tokens of them."""
-BATCH_TOKENS = 4096
+SORTED_TEXTS = 4096
+"""Rows that are sorted by length together, so many that most lengths fill a batch of their own."""
+BATCH_TOKENS = 2048
+"""Padded tokens of a forward pass, at most, but for a longer text; twice as many of pairs that are read apart."""
+FEW_ROWS = 16
+"""Rows of one length that are worth a forward pass without padding; fewer share one with those of other lengths."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,16 @@ class Predictor:
         if asked.kind == "multilabel":
             shares = 1.0 / (1.0 + np.exp(-scaled))
             return [
-                Prediction([n for n, p in zip(asked.labels, row) if p > 0.5], dict(zip(asked.labels, map(float, row))))
-                for row in shares
+                Prediction([n for n, p in zip(asked.labels, row) if p > 0.5], dict(zip(asked.labels, row)))
+                for row in shares.tolist()
             ]
         powers = np.exp(scaled - scaled.max(1, keepdims=True))
         shares = powers / powers.sum(1, keepdims=True)
-        return [Prediction(asked.labels[int(row.argmax())], dict(zip(asked.labels, map(float, row)))) for row in shares]
+        likeliest = shares.argmax(1).tolist()
+        return [
+            Prediction(asked.labels[best], dict(zip(asked.labels, row)))
+            for best, row in zip(likeliest, shares.tolist())
+        ]
 
     def predict_logits(self, texts: Sequence[Text], task: str | None = None) -> np.ndarray:
         """Raw outputs, (rows, outputs) float32: logits, or values in the units of the labels for regression."""
@@ -105,8 +112,8 @@ class Predictor:
         pairs = [_two_texts(text, asked, number) for number, text in enumerate(texts)]
         outputs = np.zeros((len(pairs), asked.outputs), dtype=np.float32)
         model = self.model_of(asked.name)
-        for start in range(0, len(pairs), BATCH_TEXTS):
-            self._forward(model, asked, pairs[start : start + BATCH_TEXTS], outputs[start : start + BATCH_TEXTS])
+        for start in range(0, len(pairs), SORTED_TEXTS):
+            self._forward(model, asked, pairs[start : start + SORTED_TEXTS], outputs[start : start + SORTED_TEXTS])
         if asked.kind == "regression":
             mean, deviation = self.config.scaling.get(asked.name, (0.0, 1.0))
             outputs = outputs * np.float32(deviation) + np.float32(mean)
@@ -117,21 +124,23 @@ class Predictor:
     ) -> None:
         first = self.tokenizer.encode_batch([text for text, _ in pairs])
         second = self.tokenizer.encode_batch([text or "" for _, text in pairs]) if task.pair else None
-        lengths = np.array([len(p) for p in first]) + (np.array([len(p) for p in second]) if second else 0)
-        order = np.argsort(lengths, kind="stable")
-        position, start = self._positions[task.name], 0
+        position = self._positions[task.name]
         with torch.inference_mode():
-            while start < len(order):
-                # Sorted ascending, so the last row of a slice is its longest: grow while the padded size fits.
-                stop = start + 1
-                while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= BATCH_TOKENS:
-                    stop += 1
-                rows = order[start:stop]
+            for rows in of_like_length(self._lengths(first, second)):
+                chosen = rows.tolist()
                 batch = self._collator.batch_of(
-                    position, [first[r] for r in rows], [second[r] for r in rows] if second else None
+                    position, [first[row] for row in chosen], [second[row] for row in chosen] if second else None
                 )
                 outputs[rows] = model(batch).outputs[:, : task.outputs].float().numpy()
-                start = stop
+
+    def _lengths(self, first: Sequence[Sequence[int]], second: Sequence[Sequence[int]] | None) -> np.ndarray:
+        """How long each row makes a batch, (rows,) int64, special pieces left out."""
+        lengths = np.fromiter(map(len, first), np.int64, len(first))
+        if second is not None:
+            others = np.fromiter(map(len, second), np.int64, len(second))
+            joint = self.model.student.pairs == "joint"
+            lengths = lengths + others if joint else np.maximum(lengths, others)
+        return np.minimum(lengths, self.config.max_tokens)
 
     def batch(self, pairs: Sequence[tuple[str, str | None]], *, task: str) -> Batch:
         """The texts as the student reads them, in order."""
@@ -161,6 +170,26 @@ def load(path: str | Path) -> Predictor:
     folder = path / "student" if (path / "student").is_dir() else path
     read_config(folder)
     return Predictor(folder)
+
+
+def of_like_length(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Row numbers in batches, shortest first: of one length where it has rows enough, else of neighbouring ones."""
+    order = np.argsort(lengths, kind="stable")
+    values, counts = np.unique(lengths, return_counts=True)
+    start = stop = longest = 0
+    for length, count in zip(values.tolist(), counts.tolist()):
+        if stop - start >= FEW_ROWS or (stop > start and count >= FEW_ROWS):
+            yield from _cut(order[start:stop], longest)
+            start = stop
+        stop, longest = stop + count, length
+    if stop > start:
+        yield from _cut(order[start:stop], longest)
+
+
+def _cut(rows: np.ndarray, length: int) -> Iterator[np.ndarray]:
+    size = max(1, BATCH_TOKENS // length)
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def _two_texts(text: Text, task: Task, number: int) -> tuple[str, str | None]:

@@ -94,9 +94,13 @@ class LazyAdamW(torch.optim.AdamW):
         state, weight = self._moments(), self.table.weight
         rows, slopes = gradient.indices()[0], gradient.values()
         self._bring(rows)
-        first = state["exp_avg"][rows].mul_(one).add_(slopes, alpha=1 - one)
-        second = state["exp_avg_sq"][rows].mul_(two).addcmul_(slopes, slopes, value=1 - two)
-        new = weight[rows].mul_(kept).addcdiv_(first, second.sqrt().div_(root).add_(self._group["eps"]), value=-rate)
+        first = state["exp_avg"].index_select(0, rows).mul_(one).add_(slopes, alpha=1 - one)
+        second = state["exp_avg_sq"].index_select(0, rows).mul_(two).addcmul_(slopes, slopes, value=1 - two)
+        new = (
+            weight.index_select(0, rows)
+            .mul_(kept)
+            .addcdiv_(first, second.sqrt().div_(root).add_(self._group["eps"]), value=-rate)
+        )
         _put(rows, (weight, new), (state["exp_avg"], first), (state["exp_avg_sq"], second))
         self._steps += 1
         self._current[rows] = self._steps
@@ -131,11 +135,11 @@ class LazyAdamW(torch.optim.AdamW):
 
         place = since.cpu()
         idle = (self._steps - place).double()
-        first, second = state["exp_avg"][rows], state["exp_avg_sq"][rows]
+        first, second = (state[part].index_select(0, rows) for part in ("exp_avg", "exp_avg_sq"))
         moves = self._moves[place]
         least = (self._group["eps"] * self._margins[place] / moves.clamp(min=TINY)).clamp(min=TINY)
         move = (first / second.sqrt().add_(column(least))).mul_(column(moves))
-        new = weight[rows].mul_(column(self._decays[place])).sub_(move)
+        new = weight.index_select(0, rows).mul_(column(self._decays[place])).sub_(move)
         first.mul_(column(one**idle))
         second.mul_(column(two**idle))
         _put(rows, (weight, new), (state["exp_avg"], first), (state["exp_avg_sq"], second))
