@@ -71,6 +71,18 @@ class Teacher(ABC):
         What they are is said by `kind`. If `partial`, a row may be NaN throughout: the teacher says nothing about it.
         """
 
+    def read(self, examples: Sequence[Example]) -> Any:
+        """What `answer` needs of examples and a thread can make ahead, while `answer` computes: a tokenizer's work.
+
+        Whoever writes it writes `answer` as well. Where texts are labelled these are called, unless a class below has
+        another `logits`.
+        """
+        return examples
+
+    def answer(self, read: Any) -> np.ndarray:
+        """`logits` of the examples that were read."""
+        return self.logits(read)
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:

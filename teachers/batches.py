@@ -12,6 +12,8 @@ from kdtoolkit.memory import is_out_of_memory, most_that_fits
 
 CALL_TOKENS = {"cpu": 32, "cuda": 8192}
 """Tokens that cost as much as the call of a model does beside them; measured on a CPU, a guess for a GPU."""
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Tokens of a batch: on a CPU more are no faster, and take memory; a guess for a GPU."""
 CALL_WEIGHT = 2**35
 """Parameters times texts of a call."""
 
@@ -23,13 +25,16 @@ def call_rows(parameters: int) -> int:
     return min(1024, max(128, CALL_WEIGHT // (parameters * 128) * 128))
 
 
-def by_length(lengths: np.ndarray, batch_tokens: int, device: torch.device) -> Iterator[np.ndarray]:
+def by_length(lengths: np.ndarray, batch_tokens: int | None, device: torch.device) -> Iterator[np.ndarray]:
     """Row numbers in batches of like length, longest first, none above `batch_tokens` with its padding.
 
+    batch_tokens: None: `BATCH_TOKENS` of the device.
     A length begins a batch of its own where it would otherwise add more padding to the last than a call costs.
     lengths: (rows,) int64, tokens.
     """
-    padding = CALL_TOKENS["cpu" if device.type == "cpu" else "cuda"]
+    kind = "cpu" if device.type == "cpu" else "cuda"
+    padding = CALL_TOKENS[kind]
+    batch_tokens = BATCH_TOKENS[kind] if batch_tokens is None else batch_tokens
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):

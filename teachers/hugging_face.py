@@ -26,7 +26,8 @@ from kdtoolkit.teacher import Features, Teacher
 from .batches import by_length, call_rows, within_memory
 from .checkpoint import Checkpoint, set_dropout
 from .label_map import LabelMap, explicit, generic, identity, reconcile
-from .sequences import Reader, Text, padded, texts_of
+from .precision import answering_precision
+from .sequences import Reader, Text, TokenSequence, padded, texts_of
 from .task_heads import asked, records, refuse, trained_head
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ class HuggingFaceTeacher(Teacher):
     several that stand for one are merged (probabilities add).
     head: "auto", or "new": train a fresh head whatever the checkpoint has.
     max_tokens: longest text in the checkpoint's own tokens; None: 128, or what its positions hold if that is less.
-    batch_tokens: tokens of a forward pass when labelling, padding included. precision: fp32 | bf16 (autocast).
+    batch_tokens: tokens of a forward pass when labelling, padding included; None: 1,024 on a CPU, 16,384 on a GPU.
+    precision: fp32 | bf16 (autocast) | auto: answers in bf16 where the hardware multiplies it; hidden states and
+    fine-tuning in fp32.
     epochs, max_steps (of each training; None: what the epochs make), learning_rate, layer_decay (a layer's rate is that
     times this to the power of its distance from the heads), optimizer (adamw | adamax), epsilon, bias_correction
     (BERT's and MT-DNN's own have none), batch_rows, accumulate, warmup_fraction, weight_decay, dropout (None: the
@@ -79,8 +82,8 @@ class HuggingFaceTeacher(Teacher):
         label_map: Mapping[str | int, str] | None = None,
         head: Literal["auto", "new"] = "auto",
         max_tokens: int | None = None,
-        batch_tokens: int = 4096,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        batch_tokens: int | None = None,
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
         epochs: float = 3.0,
         learning_rate: float = 5e-5,
         batch_rows: int = 32,
@@ -106,8 +109,8 @@ class HuggingFaceTeacher(Teacher):
         super().__init__(source, task)
         self.place = f"teacher '{source}'"
         self._check("head", head in ("auto", "new"), head, "auto or new")
-        self._check("precision", precision in ("fp32", "bf16"), precision, "fp32 or bf16")
-        self._check("batch_tokens", batch_tokens >= 1, batch_tokens, "a positive number")
+        self._check("precision", precision in ("auto", "fp32", "bf16"), precision, "auto, fp32 or bf16")
+        self._check("batch_tokens", batch_tokens is None or batch_tokens >= 1, batch_tokens, "a positive number")
         self._check("max_tokens", max_tokens is None or max_tokens >= 8, max_tokens, "at least 8")
         self._check("epochs", epochs > 0, epochs, "a positive number")
         self._check("learning_rate", learning_rate > 0, learning_rate, "a positive number")
@@ -128,13 +131,15 @@ class HuggingFaceTeacher(Teacher):
             refuse(self._heads, task, self.place)
         self.joint = self.learns_all = multitask
         self._refine = None if refine is None else {**REFINE, **refine}
-        self.head, self.label_map, self.precision = head, label_map, precision
+        self.head, self.label_map = head, label_map
+        self.precision, self._asked_precision = answering_precision(precision), precision
         self.batch_tokens, self.trust_remote_code = batch_tokens, trust_remote_code
         self._asked_tokens = max_tokens
         self._fine_tuning: dict[str, Any] = {
             "epochs": epochs, "learning_rate": learning_rate, "batch_rows": batch_rows, "accumulate": accumulate,
             "warmup_fraction": warmup_fraction, "weight_decay": weight_decay, "dropout": dropout,
-            "precision": precision, "checkpoint_every_steps": checkpoint_every_steps, "threads": threads,
+            "precision": "bf16" if precision == "bf16" else "fp32",
+            "checkpoint_every_steps": checkpoint_every_steps, "threads": threads,
             "max_steps": max_steps, "layer_decay": layer_decay, "optimizer": optimizer,
             "epsilon": epsilon, "bias_correction": bias_correction,
             "sampler_exponent": sampler_exponent, "batch": batch,
@@ -297,27 +302,31 @@ class HuggingFaceTeacher(Teacher):
         """How many texts were cut to `max_tokens` so far."""
         return self._reader.truncated if self._reader else 0
 
-    @torch.inference_mode()
     def logits(self, examples: Sequence[Example]) -> np.ndarray:
         """(rows, task.outputs) float32 in the order of `task.labels`; regression in the unit the head was trained on.
 
         Batches are a function of the texts' token lengths in this list, so the same list gives the same bits, and
         another list the same values within 1e-5.
         """
+        return self.answer(self.read(examples))
+
+    def read(self, examples: Sequence[Example]) -> list[TokenSequence]:
+        reader, sequences = self._reading(), list[TokenSequence]()
+        for start in range(0, len(examples), ENCODE_ROWS):
+            sequences += reader.encode(self._texts(examples[start : start + ENCODE_ROWS]))
+        return sequences
+
+    @torch.inference_mode()
+    def answer(self, read: list[TokenSequence]) -> np.ndarray:
         if self._map is None:
             raise InputError(self.place, f"has no head for '{self.task.name}' yet", "fine-tune it first (kdtool teach)")
-        model, reader = self._loaded(), self._reading()
+        model, label_map, pad = self._loaded(), self._map, self._reading().pad_id
         device = next(model.parameters()).device
-        values = np.empty((len(examples), self.task.outputs), np.float32)
-        sequences = []
-        for start in range(0, len(examples), ENCODE_ROWS):
-            some = examples[start : start + ENCODE_ROWS]
-            sequences += reader.encode(self._texts(some))
-        lengths = np.array([len(s.ids) for s in sequences], np.int64)
-        label_map = self._map
+        values = np.empty((len(read), self.task.outputs), np.float32)
+        lengths = np.array([len(s.ids) for s in read], np.int64)
 
         def answer(rows: np.ndarray) -> np.ndarray:
-            tokens = padded([sequences[row] for row in rows], reader.pad_id).to(device)
+            tokens = padded([read[row] for row in rows], pad).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 outputs = model.outputs(tokens)
             return label_map.apply(outputs.float()).cpu().numpy()
@@ -355,7 +364,7 @@ class HuggingFaceTeacher(Teacher):
             device = next(model.parameters()).device
             for rows in by_length(lengths, self.batch_tokens, device):
                 tokens = padded([sequences[row] for row in rows], reader.pad_id).to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self._asked_precision == "bf16"):
                     encoded = encoded_by(encoder_of(model), tokens, names)
                 yield rows, {name: feature(name, encoded, tokens.mask) for name in names}
 

@@ -120,7 +120,7 @@ def test_a_keys_default_values_and_bounds_are_those_of_the_schema(key):
     parts = [part for branch in branches(annotation) for part in branches(branch)]
     for part in parts:
         if get_origin(part) is Literal:
-            assert re.findall(r"`(\w+)`", kind) == list(get_args(part))
+            assert re.findall(r"`([\w-]+)`", kind) == list(get_args(part))
     assert ("null" in kind) == (type(None) in parts or annotation is None)
     assert ("schedule" in kind) == (Schedule in parts)
     signs = {annotated_types.Ge: (">=", "ge"), annotated_types.Gt: (">", "gt"), annotated_types.Le: ("<=", "le"),

@@ -21,6 +21,7 @@ LAYERS = [
         "_version",
         "processor",
         "hub",
+        "ahead",
         "dropout",
         "memory",
         "processes",

@@ -29,6 +29,12 @@ class Window:
     planned_rows: int
     first_rows: list[int]
 
+    @property
+    def read(self) -> list[np.ndarray]:
+        """The rows of each micro-batch that the rank reads: its own, or that first one."""
+        alone = (np.array([row], np.int32) for row in self.first_rows)
+        return [rows if len(rows) else first for rows, first in zip(self.batches, alone)]
+
 
 @dataclass(frozen=True)
 class _Epoch:

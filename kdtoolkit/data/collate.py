@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -55,22 +55,22 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+    def pinned(self) -> Batch:
+        """The same batch in pinned memory, from where a GPU copies while it computes."""
+        return self._each(Tensor.pin_memory)
 
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def changed(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else change(tensor)
+
+        features = None if self.features is None else {name: change(some) for name, some in self.features.items()}
         return Batch(
-            self.tokens.to(device),
-            moved(self.first),
-            None if self.second is None else moved(self.second),
-            moved(self.tasks),
-            moved(self.labels),
-            None if self.targets is None else moved(self.targets),
-            None if self.teacher is None else moved(self.teacher),
-            None if self.features is None else {name: moved(tensor) for name, tensor in self.features.items()},
-            None if self.featured is None else moved(self.featured),
-            None if self.groups is None else moved(self.groups),
-        )
+            Tokens(*map(change, self.tokens)), change(self.first), changed(self.second), change(self.tasks),
+            change(self.labels), changed(self.targets), changed(self.teacher), features, changed(self.featured),
+            changed(self.groups),
+        )  # fmt: skip
 
 
 @dataclass

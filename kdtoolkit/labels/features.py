@@ -31,7 +31,7 @@ from ..files import atomic_folder, read_json, reserve, sync, write_json
 from ..progress import log, track
 from ..shape import Shape
 from ..teacher import Teacher
-from .labelling import Texts
+from .labelling import Texts, unlabelled
 
 BATCH_ROWS = 64
 """Texts of a call of the teacher."""
@@ -109,8 +109,7 @@ class LiveFeatures:
         return self._ask(rows, self.names)
 
     def _ask(self, rows: np.ndarray, names: Sequence[str]) -> RowFeatures:
-        texts = Texts([self._texts], np.empty(0, "S16"), np.zeros(len(rows), np.int32), rows)
-        features = self._teacher.features(texts.examples(slice(None)), names)
+        features = self._teacher.features(unlabelled([self._texts], np.zeros(len(rows), np.int32), rows), names)
         return RowFeatures(features.mask.sum(1), features.values)
 
 

@@ -6,14 +6,16 @@ order, so what is still missing after a kill is cut in the same places: the same
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..ahead import ahead
 from ..errors import InputError
 from ..example import Example
 from ..progress import log, track
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 PART_ROWS = 1024
 """Texts that are stored together, about: what a kill can cost."""
 CHECK_ROWS = 32
+CALL_CHARACTERS = 8
+"""Characters that cost a model about what a text costs it beside them: special tokens, a tokenizer's call."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class LabelReport:
 
 @dataclass(frozen=True)
 class Texts:
-    """The different texts of some splits, longest first: ids (n,) S16, and the split and row where each first occurs.
+    """The different texts of some splits, longest first: ids (n,) S16, the split and row where each first occurs, and
+    how many characters it has, (n,) int32.
 
     Longest first, so that a batch too large for the memory fails in the first minute, not in the last.
     """
@@ -56,6 +61,7 @@ class Texts:
     ids: np.ndarray
     split: np.ndarray
     row: np.ndarray
+    characters: np.ndarray
 
     @classmethod
     def of(cls, splits: Sequence[Rows]) -> Texts:
@@ -69,24 +75,46 @@ class Texts:
         starts = np.cumsum([0, *(len(rows) for rows in splits)])
         split = np.searchsorted(starts, first, "right") - 1
         row = first - starts[split]
-        return cls(splits, unique[order], split[order].astype(np.int32), row[order])
+        return cls(splits, unique[order], split[order].astype(np.int32), row[order], characters[order])
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def only(self, mask: np.ndarray) -> Texts:
         """Those that `mask`, (n,) bool, selects, in the same order."""
-        return Texts(self.splits, self.ids[mask], self.split[mask], self.row[mask])
+        return Texts(self.splits, self.ids[mask], self.split[mask], self.row[mask], self.characters[mask])
 
     def examples(self, chosen: slice | np.ndarray) -> list[Example]:
         """The examples at some places, in their order, without gold labels: a teacher must not see them."""
-        split, row = self.split[chosen], self.row[chosen]
-        found: list[Example | None] = [None] * len(split)
-        for number in np.unique(split):
-            places = np.flatnonzero(split == number)
-            for place, example in zip(places, self.splits[number].examples(row[places])):
-                found[place] = Example(example.task, example.text, example.second)
-        return [example for example in found if example is not None]
+        return unlabelled(self.splits, self.split[chosen], self.row[chosen])
+
+
+def unlabelled(splits: Sequence[Rows], split: np.ndarray, row: np.ndarray) -> list[Example]:
+    """The examples of some rows, by split and row, without gold labels: a teacher must not see them."""
+    found: list[Example | None] = [None] * len(split)
+    for number in np.unique(split):
+        places = np.flatnonzero(split == number)
+        for place, example in zip(places, splits[number].examples(row[places])):
+            found[place] = Example(example.task, example.text, example.second)
+    return [example for example in found if example is not None]
+
+
+def shares(characters: np.ndarray, part_rows: int, world_size: int) -> np.ndarray:
+    """Which process labels each part, (parts,) int64: the next goes to whoever has least to do so far.
+
+    characters: of all texts, longest first; a part is `part_rows` of them.
+    """
+    starts = np.arange(0, len(characters), part_rows)
+    if world_size == 1 or not len(starts):
+        return np.zeros(len(starts), np.int64)
+    work = np.add.reduceat(characters.astype(np.int64) + CALL_CHARACTERS, starts)
+    busy = [(0, rank) for rank in range(world_size)]
+    owners = np.empty(len(starts), np.int64)
+    for part, cost in enumerate(work.tolist()):
+        least, rank = heapq.heappop(busy)
+        owners[part] = rank
+        heapq.heappush(busy, (least + cost, rank))
+    return owners
 
 
 @dataclass(frozen=True)
@@ -98,21 +126,42 @@ class Part:
     row: np.ndarray
 
 
+class Batch(NamedTuple):
+    """Texts that a teacher is asked about in one call, as it has read them."""
+
+    rows: int
+    read: Any
+    ask: Callable[[Any], np.ndarray]
+
+    @classmethod
+    def of(cls, teacher: Teacher, examples: Sequence[Example]) -> Batch:
+        """Raises InputError if the teacher cannot read them."""
+        if not _reads(teacher):
+            return cls(len(examples), examples, teacher.logits)
+        return cls(len(examples), _said_by(teacher, len(examples), lambda: teacher.read(examples)), teacher.answer)
+
+
 class Labeller:
     """Labels one part after another: the batches, and so the bits, are a function of the part alone."""
 
     def __init__(self, teacher: Teacher, splits: Sequence[Rows], store: LabelStore, batch_rows: int) -> None:
         self.teacher, self.splits, self.store, self.batch_rows = teacher, splits, store, batch_rows
 
-    def label(self, part: Part, advance: Callable[[int], object] = lambda rows: None) -> None:
-        """Stores the teacher's values for the part. advance: told of the rows of each batch."""
-        batches = []
-        examples = Texts(self.splits, part.ids, part.split, part.row).examples(slice(None))
-        for start in range(0, len(examples), self.batch_rows):
-            batch = examples[start : start + self.batch_rows]
-            batches.append(teacher_values(self.teacher, batch, place_of(self.teacher)))
-            advance(len(batch))
-        self.store.write(part_name(part.ids), part.ids, np.concatenate(batches))
+    def read(self, part: Part) -> list[Batch]:
+        """The part's texts as the teacher reads them, in batches; may run in another thread than `label`."""
+        examples = unlabelled(self.splits, part.split, part.row)
+        cut = [examples[start : start + self.batch_rows] for start in range(0, len(examples), self.batch_rows)]
+        return [Batch.of(self.teacher, batch) for batch in cut]
+
+    def label(
+        self, part: Part, batches: Sequence[Batch] | None = None, advance: Callable[[int], object] = lambda rows: None
+    ) -> None:
+        """Stores the teacher's values for the part. batches: what `read` gave. advance: told of the rows of each."""
+        values = []
+        for batch in self.read(part) if batches is None else batches:
+            values.append(teacher_values(self.teacher, batch, place_of(self.teacher)))
+            advance(batch.rows)
+        self.store.write(part_name(part.ids), part.ids, np.concatenate(values))
 
 
 class Engine(Protocol):
@@ -140,7 +189,7 @@ def label_rows(
     rank, world_size: this process labels its share of the parts; the shares do not depend on what is already there.
     engine: what labels; None: this process. The store is the same, bit for bit, whatever labels, and goes on with what
     another engine has left.
-    Memory: at most 130 bytes a text; the texts themselves are read part by part.
+    Memory: at most 140 bytes a text; the texts themselves are read part by part.
     Raises InputError if the teacher lacks values for some texts, or gives NaN, +inf or a wrong shape.
     """
     wall, cpu = time.monotonic(), time.process_time()
@@ -156,7 +205,7 @@ def label_rows(
     part_rows = batch_rows * (max(PART_ROWS // batch_rows, 1) if part_batches is None else part_batches)
     todo = texts.only(missing)
     # A part's share goes by its place in the whole order, so that what another process has finished shifts nothing.
-    share = np.flatnonzero(missing)[::part_rows] // part_rows % world_size
+    share = shares(texts.characters, part_rows, world_size)[np.flatnonzero(missing)[::part_rows] // part_rows]
     mine = [
         Part(todo.ids[start:stop], todo.split[start:stop], todo.row[start:stop])
         for start in (np.flatnonzero(share == rank) * part_rows).tolist()
@@ -166,8 +215,8 @@ def label_rows(
     labeller = Labeller(teacher, splits, store, batch_rows)
     with track(f"label {teacher.task.name}", labelled) as advance:
         if engine is None:
-            for part in mine:
-                labeller.label(part, advance)
+            for part, batches in zip(mine, ahead(labeller.read, mine, by=1)):
+                labeller.label(part, batches, advance)
         else:
             for rows, raised in engine.label(labeller, mine):
                 store.floored += raised
@@ -190,18 +239,32 @@ def part_name(ids: np.ndarray) -> str:
     return blake2b(np.ascontiguousarray(ids, "S16").tobytes(), digest_size=8).hexdigest()
 
 
-def teacher_values(teacher: Teacher, examples: Sequence[Example], place: str) -> np.ndarray:
-    """The teacher's values for examples, (rows, outputs) float32, of the right shape. Raises InputError if not."""
-    try:
-        values = np.asarray(teacher.logits(examples), dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(place, f"`logits` failed on a batch of {len(examples)} rows: {error}") from error
-    wanted = (len(examples), teacher.task.outputs)
+def teacher_values(teacher: Teacher, batch: Batch, place: str) -> np.ndarray:
+    """The teacher's values for a batch, (rows, outputs) float32, of the right shape. Raises InputError if not."""
+    values = _said_by(teacher, batch.rows, lambda: np.asarray(batch.ask(batch.read), dtype=np.float32))
+    wanted = (batch.rows, teacher.task.outputs)
     if values.shape != wanted:
         raise InputError(
             place, f"`logits` gave an array of shape {values.shape} where {wanted} (rows, outputs) belongs"
         )
     return values
+
+
+def _reads(teacher: Teacher) -> bool:
+    """Whether `read` and `answer` say what `logits` does: not where a class, or the object, has another `logits`."""
+
+    def depth(method: str) -> int:
+        return next(number for number, owner in enumerate(type(teacher).__mro__) if method in vars(owner))
+
+    return "logits" not in vars(teacher) and depth("answer") <= depth("logits")
+
+
+def _said_by(teacher: Teacher, rows: int, ask: Callable[[], Any]) -> Any:
+    """What a teacher says, with what goes wrong in it told as an error of its."""
+    try:
+        return ask()
+    except (TypeError, ValueError) as error:
+        raise InputError(place_of(teacher), f"`logits` failed on a batch of {rows} rows: {error}") from error
 
 
 def all_answered(teacher: Teacher, splits: Sequence[Rows]) -> None:
@@ -223,7 +286,7 @@ def all_answered(teacher: Teacher, splits: Sequence[Rows]) -> None:
 def _same_as_stored(teacher: Teacher, held: Texts, store: LabelStore, place: str) -> None:
     """Labels 32 stored rows again: a teacher whose fingerprint vouches for nothing may have changed."""
     chosen = np.unique(np.linspace(0, len(held) - 1, CHECK_ROWS).astype(np.int64))
-    again = teacher_values(teacher, held.examples(chosen), place)
+    again = teacher_values(teacher, Batch.of(teacher, held.examples(chosen)), place)
     stored = store.read(held.ids[chosen])
     tolerance = 1e-2 if store.dtype == "float16" else 1e-4
     same = np.isclose(floored(again, store.kind)[0], stored, rtol=tolerance, atol=tolerance, equal_nan=True).all(1)

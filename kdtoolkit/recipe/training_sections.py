@@ -140,6 +140,10 @@ class Train(Section):
     log_every_steps: int = Field(default=20, ge=1)
     threads: int | None = Field(default=None, ge=1)
     """torch threads; None: 1 on a CPU, which is fastest for small students."""
+    prefetch: int | None = Field(default=None, ge=0)
+    """Batches that a thread makes ahead; None: 2 on a GPU, 0 on a CPU."""
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
+    """torch.compile of the student's encoder, in one of its modes; reduce-overhead: CUDA graphs."""
     select: Select | None = None
     sharding: Literal["none", "fsdp"] = "none"
     """Of several processes: whether each has the whole model (DDP), or a part of its parameters, gradients and moments

@@ -12,12 +12,13 @@ WORTHWHILE = 1_000_000
 
 
 def frozen_or_sparse(
-    model: nn.Module, section: OptimizerSection, *, device: str, processes: int, projected: bool
+    model: nn.Module, section: OptimizerSection, *, device: str, processes: int, compiled: bool, projected: bool
 ) -> nn.Embedding | None:
     """Freezes the table if the recipe says so; otherwise the table that is to be updated row by row, or None.
 
-    auto: row by row where that saves time and is possible: a large table, AdamW, a CPU, one process, no projected
-    gradients. Raises InputError where "sparse" was asked for and is not possible, or there is no table to freeze.
+    auto: row by row where that saves time and is possible: a large table, AdamW, a CPU, one process, nothing compiled,
+    no projected gradients. Raises InputError where "sparse" was asked for and is not possible, or there is no table to
+    freeze.
     """
     if section.embeddings == "dense":
         return None
@@ -26,7 +27,7 @@ def frozen_or_sparse(
     table: nn.Embedding | None = asked() if callable(asked) else None
     if section.embeddings == "auto":
         fits = table is not None and table.weight.requires_grad and table.weight.numel() >= WORTHWHILE
-        return table if fits and device == "cpu" and not _obstacle(section, processes, projected) else None
+        return table if fits and device == "cpu" and not _obstacle(section, processes, compiled, projected) else None
     if table is None:
         raise InputError(
             "optimizer.embeddings", f"{type(student).__name__} has no table of word embeddings that it tells",
@@ -35,16 +36,18 @@ def frozen_or_sparse(
     if section.embeddings == "frozen":
         table.weight.requires_grad_(False)
         return None
-    if obstacle := _obstacle(section, processes, projected):
+    if obstacle := _obstacle(section, processes, compiled, projected):
         raise InputError("optimizer.embeddings", f"'sparse' does not go with {obstacle}", "write 'auto' or 'dense'")
     return table if table.weight.requires_grad else None
 
 
-def _obstacle(section: OptimizerSection, processes: int, projected: bool) -> str | None:
+def _obstacle(section: OptimizerSection, processes: int, compiled: bool, projected: bool) -> str | None:
     if section.name != "adamw":
         return f"optimizer.name={section.name}"
     if section.betas[0] > section.betas[1]:  # what a row has to make up for would then grow with every step
         return f"optimizer.betas={list(section.betas)}"
     if processes > 1:
         return f"{processes} processes"
+    if compiled:
+        return "train.compile"
     return "balance.gradients=pcgrad" if projected else None

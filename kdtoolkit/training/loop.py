@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from .. import processes
+from ..ahead import ahead
 from ..errors import InputError, WorkError
 from ..memory import is_out_of_memory, most_that_fits
 from ..progress import track
@@ -24,6 +26,7 @@ from . import checkpoint
 from .balancing import Balancing
 from .best import Best
 from .board import Board
+from .compilation import compiled
 from .embeddings import frozen_or_sparse
 from .lazy_adamw import LazyAdamW, settle
 from .meter import Meter
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from ..heads import HeadOutputs
     from ..objectives import DistillationObjective, ObjectiveResult
 
+PREFETCH = {"cpu": 0, "cuda": 2}
+"""Batches made ahead; on a CPU the thread takes what it gives."""
 SHARED = "all machines of a run need one shared file system"
 SCORE = "held_out/score"
 """The tag of the figure that `train.select` maximises."""
@@ -92,8 +97,9 @@ def fit(
         torch.set_num_threads(train.threads or 1)
     balancing = Balancing(balance or Balance(), objective.tasks, model, accelerator, plan.steps_per_epoch)
     table = frozen_or_sparse(
-        model, optimizer, device=device.type, processes=world_size, projected=balancing.section.gradients == "pcgrad"
-    )
+        model, optimizer, device=device.type, processes=world_size, compiled=train.compile != "none",
+        projected=balancing.section.gradients == "pcgrad",
+    )  # fmt: skip
     sharing = shared(model, accelerator, train, balance)
     wrapped = sharing.wrapped
     tuned = build_optimizer(model, optimizer, table)  # of sharded parameters, over the parts that are here
@@ -111,9 +117,13 @@ def fit(
     measure_every = train.select.every_steps if train.select else max(plan.steps // 10, 1)
     started, cpu_started, rows_seen = time.perf_counter(), time.process_time(), 0
 
-    def forward(module: nn.Module, rows: np.ndarray, step: int) -> tuple[ObjectiveResult, HeadOutputs]:
-        """The objective of some rows, nats, summed over them, and what it was computed from."""
-        batch = collate(rows).to(device)
+    def made(rows: np.ndarray) -> Batch:
+        batch = collate(rows)
+        return batch.pinned() if device.type == "cuda" else batch
+
+    def forward(module: nn.Module, batch: Batch, step: int) -> tuple[ObjectiveResult, HeadOutputs]:
+        """The objective of a batch, nats, summed over its rows, and what it was computed from."""
+        batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             heads: HeadOutputs = module(batch)
         if heads.outputs.dtype != torch.float64:
@@ -127,24 +137,34 @@ def fit(
         """
         if not sharing.is_whole:
             return 0
-        found = most_that_fits(len(rows) // 2, lambda count: forward(model, rows[:count], step)[0].loss.backward())
+
+        def tried(count: int) -> None:
+            forward(model, made(rows[:count]), step)[0].loss.backward()
+
+        found = most_that_fits(len(rows) // 2, tried)
         return None if found is None else found * world_size
 
     wrapped.train()
-    with track(description, plan.steps - first_step, "steps") as advance:
+    # The rows of every micro-batch to come; what a thread makes of them ahead is a function of the rows alone.
+    coming = (rows for step in range(first_step, plan.steps) for rows in plan.window(step, rank, world_size).read)
+    by = train.prefetch if train.prefetch is not None else PREFETCH[device.type]
+    with (
+        track(description, plan.steps - first_step, "steps") as advance,
+        contextlib.closing(ahead(made, coming, by=by)) as batches,
+        compiled(model, train.compile),
+    ):
         for step in range(first_step, plan.steps):
             window = plan.window(step, rank, world_size)  # this rank's micro-batches of the global window
             balancing.start(step)
             last = len(window.batches) - 1
-            for micro, row_numbers in enumerate(window.batches):
+            for micro, rows in enumerate(window.read):
                 reseed(seed, step, micro, rank)  # so that a resumed step is the same step
                 # A rank without a row takes part with one that counts nothing: the processes meet in a backward pass.
-                counts = len(row_numbers) > 0
-                rows = row_numbers if counts else np.array([window.first_rows[micro]], np.int32)
+                counts = len(window.batches[micro]) > 0
                 fitted = True
                 try:
                     with balancing.forward(last=micro == last):
-                        result, heads = forward(wrapped, rows, step)
+                        result, heads = forward(wrapped, next(batches), step)
                     # The same gradient however the window was cut, and over however many processes.
                     balancing.backward(result, heads, world_size / window.planned_rows if counts else 0.0)
                 except (RuntimeError, MemoryError) as error:

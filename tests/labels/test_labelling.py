@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from hashlib import blake2b
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from kdtoolkit import Example, InputError, Task, Teacher
 from kdtoolkit.data.rows import write_rows
 from kdtoolkit.labels import LabelStore, label_rows
+from kdtoolkit.labels.labelling import shares
 
 TASK = Task("mood", text=("text",), labels=("bad", "good"))
 
@@ -126,6 +128,18 @@ def test_any_number_of_processes_write_the_same_parts_and_share_them(tmp_path, w
     ]
     assert contents(shared) == contents(alone)
     assert sum(report.labelled for report in reports) == 45
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=st.lists(st.integers(0, 400), max_size=200), part_rows=st.integers(1, 40), world_size=st.integers(1, 6))
+def test_processes_have_about_the_same_to_do(lengths, part_rows, world_size):
+    characters = np.sort(np.array(lengths, np.int32))[::-1]
+    owners = shares(characters, part_rows, world_size)
+    assert len(owners) == -(-len(lengths) // part_rows) and set(owners) <= set(range(world_size))
+    parts = [characters[start : start + part_rows] + 8 for start in range(0, len(lengths), part_rows)]
+    work = [sum(int(part.sum()) for part, owner in zip(parts, owners) if owner == rank) for rank in range(world_size)]
+    # Nobody has more than the others by more than one part.
+    assert max(work) - min(work) <= max((int(part.sum()) for part in parts), default=0)
 
 
 def test_other_batches_give_other_bytes_so_that_equal_bytes_mean_something(tmp_path):
@@ -246,3 +260,61 @@ def test_impossible_classes_of_a_teacher_without_version_are_the_same_when_it_is
         teacher = Certain(version=False)
         report = label_rows(teacher, [rows], LabelStore.of(teacher, tmp_path))
     assert (report.already, report.labelled) == (9, 0)
+
+
+class Reading(CountingTeacher):
+    """Reads in a thread, while it answers."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.threads, self.reads, self.overlapped = set(), 0, None
+        self.answering, self.read_again = threading.Event(), threading.Event()
+
+    def read(self, examples):
+        self.threads.add(threading.current_thread().name)
+        self.reads += 1
+        if self.reads > SMALL["part_batches"] and self.answering.wait(10):
+            self.read_again.set()
+        return list(examples)
+
+    def answer(self, read):
+        self.answering.set()
+        if self.overlapped is None:
+            self.overlapped = self.read_again.wait(10)
+        return super().logits(read)
+
+
+def test_the_next_part_is_read_while_one_is_answered(tmp_path):
+    rows = rows_of(tmp_path, words(40))
+    reading, plain = Reading(), CountingTeacher()
+    label_rows(reading, [rows], LabelStore.of(reading, tmp_path / "a"), **SMALL)
+    label_rows(plain, [rows], LabelStore.of(plain, tmp_path / "b"), **SMALL)
+    assert reading.overlapped
+    assert threading.main_thread().name not in reading.threads
+    assert contents(LabelStore.of(reading, tmp_path / "a")) == contents(LabelStore.of(plain, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("where", ["class", "object"])
+def test_a_teacher_with_another_logits_is_asked_for_those(tmp_path, where):
+    class Sharper(Reading):
+        def logits(self, examples):
+            return 3 * CountingTeacher.logits(self, examples)
+
+    teacher = Sharper() if where == "class" else Reading()
+    if where == "object":
+        teacher.logits = lambda examples: 3 * CountingTeacher.logits(teacher, examples)
+    rows = rows_of(tmp_path, words(4))
+    store = LabelStore.of(teacher, tmp_path)
+    label_rows(teacher, [rows], store, **SMALL)
+    assert not teacher.threads
+    expected = 3 * CountingTeacher(batch_noise=False).logits([Example("mood", text) for text in words(4)])
+    np.testing.assert_allclose(store.read(rows.ids()), expected, rtol=0, atol=1e-4)
+
+
+def test_texts_that_a_teacher_cannot_read_are_refused_like_those_it_cannot_answer(tmp_path):
+    class Choosy(Reading):
+        def read(self, examples):
+            raise ValueError("no such letter")
+
+    with pytest.raises(InputError, match="failed on a batch of 3 rows: no such letter"):
+        label_rows(Choosy(), [rows_of(tmp_path, words(3))], LabelStore.of(Choosy(), tmp_path), **SMALL)

@@ -337,7 +337,7 @@ def agreement(plenty, tiny):
 def test_members_with_heads_for_pairs_are_chosen_and_refined_under_them(agreement, run_of, bert):
     heads = {"tasks": {"agreement": {"name": "san", "steps": 2}}}
     teacher = {"name": str(bert(head=False)), **QUICK, "multitask": True, "members": 2, "keep": 1, "max_steps": 6,
-               "refine": {"epochs": 1, "learning_rate": 0.001}, "heads": heads}  # fmt: skip
+               "refine": {"epochs": 1, "learning_rate": 0.001}, "heads": heads, "precision": "fp32"}  # fmt: skip
     values = agreement(teachers=[teacher], train={"max_steps": 2}, evaluate={"baseline": False})
     results, run = run_of(values)
     which = [entry["kept"] for entry in ensemble_of(run, "agreement")].index(True)

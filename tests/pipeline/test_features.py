@@ -64,7 +64,7 @@ def test_every_term_is_learned_and_live_states_give_the_student_of_stored_ones(o
         assert not any("terms" in name for name in found[live])
         kdtoolkit.load(run).predict(["good film"])
     for name, stored in found[False].items():
-        torch.testing.assert_close(found[True][name], stored, rtol=0, atol=2e-3)
+        torch.testing.assert_close(found[True][name], stored, rtol=0, atol=4e-3)
     _, run = run_of(of_bert(student, [], train=train), "without")
     assert any(not torch.allclose(tensor, found[False][name], atol=1e-2) for name, tensor in weights(run).items())
 

@@ -107,7 +107,8 @@ def test_a_task_of_three_classes_is_learned_and_predicted(topics, run_of):
 def test_a_regression_task_is_learned_in_its_own_unit(recipe, tiny, run_of):
     tasks = [{"name": "likeness", "kind": "regression", "text": ["one", "two"]}]
     teachers = [f"python:{tiny / 'teacher_module.py'}:distance"]
-    results, run = run_of(recipe(tasks=tasks, teachers=teachers, train={"epochs": 8}))
+    still = {"student": {"dropout": 0.0}, "optimizer": {"learning_rate": 0.03}}  # else so few rows need luck
+    results, run = run_of(recipe(tasks=tasks, teachers=teachers, train={"epochs": 20}, **still))
     entry = results["tasks"]["likeness"]
     assert entry["metric"] == "pearson" and entry["teacher"]["value"] == pytest.approx(1.0)
     assert entry["student"]["value"] > 0.3 and entry["student"]["ece"] is None
@@ -376,7 +377,8 @@ def test_word_vectors_of_a_small_glove_file_go_into_the_student(mood, tiny, run_
 @pytest.mark.parametrize("kind", ["ce", "kl", "rkl", "jsd", "tvd", "mse", "mse_centered"])
 def test_every_kind_of_soft_loss_learns(mood, run_of, kind):
     objective = {"kind": kind, "alpha": 0.0, "temperature": 2.0}
-    results, _ = run_of(mood(objective=objective, optimizer={"learning_rate": 0.03}, **LEARN))
+    still = {"student": {"dropout": 0.0}, "optimizer": {"learning_rate": 0.03}}  # else so few rows need luck
+    results, _ = run_of(mood(objective=objective, **still, **LEARN))
     assert results["tasks"]["mood"]["agreement"] > 0.8
 
 

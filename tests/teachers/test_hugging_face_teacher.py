@@ -261,18 +261,18 @@ def test_logits_are_those_of_transformers_for_each_text_alone(checkpoint, family
         encoded = tokenizer([example.text], [example.second], return_tensors="pt", return_token_type_ids=True)
         with torch.no_grad():
             expected.append(model(**{name: encoded[name] for name in asked}).logits[0, [1, 2, 0]].numpy())
-    teacher = HuggingFaceTeacher(str(folder), MNLI)
+    teacher = HuggingFaceTeacher(str(folder), MNLI, precision="fp32")
     np.testing.assert_allclose(teacher.logits(PAIRS), np.stack(expected), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_do_not_depend_on_company_and_repeat_to_the_bit(checkpoint, family):
     folder = str(checkpoint(family, MNLI.labels))
-    teacher = HuggingFaceTeacher(folder, MNLI)
+    teacher = HuggingFaceTeacher(folder, MNLI, precision="fp32")
     together = teacher.logits(PAIRS)
     assert together.shape == (len(PAIRS), 3) and together.dtype == np.float32
-    np.testing.assert_array_equal(together, HuggingFaceTeacher(folder, MNLI).logits(PAIRS))
-    small = HuggingFaceTeacher(folder, MNLI, batch_tokens=1)
+    np.testing.assert_array_equal(together, HuggingFaceTeacher(folder, MNLI, precision="fp32").logits(PAIRS))
+    small = HuggingFaceTeacher(folder, MNLI, batch_tokens=1, precision="fp32")
     np.testing.assert_allclose(together, small.logits(PAIRS), atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(together[::-1], teacher.logits(PAIRS[::-1]), atol=1e-5, rtol=1e-5)
     assert teacher.logits([]).shape == (0, 3)
@@ -292,9 +292,20 @@ def test_long_texts_are_cut_and_counted(checkpoint):
 
 def test_bf16_is_near_and_is_another_fingerprint(checkpoint):
     folder = str(checkpoint("bert", SST2.labels))
-    exact, rough = HuggingFaceTeacher(folder, SST2), HuggingFaceTeacher(folder, SST2, precision="bf16")
+    exact, rough = (HuggingFaceTeacher(folder, SST2, precision=precision) for precision in ("fp32", "bf16"))
     np.testing.assert_allclose(exact.logits(SINGLES), rough.logits(SINGLES), atol=0.3)
     assert exact.fingerprint != rough.fingerprint
+
+
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_auto_answers_in_bf16_where_the_processor_multiplies_it(checkpoint, monkeypatch, multiplies):
+    monkeypatch.setattr("kdtoolkit_teachers.precision.multiplies_bf16", lambda: multiplies)
+    folder = str(checkpoint("bert", SST2.labels))
+    chosen = HuggingFaceTeacher(folder, SST2)
+    same = HuggingFaceTeacher(folder, SST2, precision="bf16" if multiplies else "fp32")
+    assert chosen.fingerprint == same.fingerprint
+    np.testing.assert_array_equal(chosen.logits(SINGLES), same.logits(SINGLES))
+    assert chosen._settings({}).precision == "fp32", "fine-tuning is not labelling"
 
 
 def test_the_fingerprint_knows_the_content_and_not_the_place(checkpoint, tmp_path):
@@ -381,7 +392,8 @@ def test_a_multilabel_task_of_one_label_is_learned_too(checkpoint, tmp_path):
 def test_the_tuned_folder_is_plain_hugging_face(checkpoint, tmp_path):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    teacher = HuggingFaceTeacher(str(checkpoint("bert", head=False)), SST2, **{**LEARN, "epochs": 1})
+    base = str(checkpoint("bert", head=False))
+    teacher = HuggingFaceTeacher(base, SST2, precision="fp32", **{**LEARN, "epochs": 1})
     folder = tmp_path / "tuned"
     teacher.fine_tune(tiny_rows(tmp_path, SST2), folder, seed=0)
     assert {p.name for p in folder.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}

@@ -64,7 +64,7 @@ def trained(base, rows, folder, *, seed=0, **options):
 
 
 def answers(folder, task, count=8, **options):
-    teacher = HuggingFaceTeacher(str(folder), task, max_tokens=24, **options)
+    teacher = HuggingFaceTeacher(str(folder), task, max_tokens=24, **{"precision": "fp32", **options})
     return teacher.logits(examples(task, count, labelled=False))
 
 

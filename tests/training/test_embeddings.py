@@ -208,6 +208,8 @@ def test_auto_and_sparse_know_what_does_not_go_together(monkeypatch, other):
     fitted(Optimizer(**other))
     with pytest.raises(InputError, match="'sparse' does not go with optimizer"):
         fitted(Optimizer(embeddings="sparse", **other))
+    with pytest.raises(InputError, match=r"'sparse' does not go with train\.compile"):
+        fitted(Optimizer(embeddings="sparse"), compile="default")
     fitted(Optimizer(), balance=Balance(gradients="pcgrad"))
     with pytest.raises(InputError, match="pcgrad"):
         fitted(Optimizer(embeddings="sparse"), balance=Balance(gradients="pcgrad"))
@@ -223,4 +225,6 @@ def test_a_frozen_table_needs_no_updates_row_by_row():
     model = Reading()
     model.embed.weight.requires_grad_(False)
     section = Optimizer(embeddings="sparse")
-    assert embeddings.frozen_or_sparse(model, section, device="cpu", processes=1, projected=False) is None
+    assert (
+        embeddings.frozen_or_sparse(model, section, device="cpu", processes=1, compiled=False, projected=False) is None
+    )

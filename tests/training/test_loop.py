@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,16 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(tmp_path, stop):
 
 def test_saving_checkpoints_does_not_change_the_weights(tmp_path):
     assert same(run(dropout=0.4)[0], run(tmp_path, dropout=0.4, checkpoint_every_steps=1)[0])
+
+
+@pytest.mark.parametrize("stop", [2, 9])
+def test_batches_that_are_made_ahead_change_nothing(tmp_path, stop):
+    straight, _ = run(tmp_path / "straight", dropout=0.4, accumulate=2, rows=4)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "ahead", dropout=0.4, accumulate=2, rows=4, prefetch=3, checkpoint_every_steps=1, stop=stop)
+    resumed, _ = run(tmp_path / "ahead", dropout=0.4, accumulate=2, rows=4, prefetch=3, checkpoint_every_steps=1)
+    assert same(straight, resumed)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdtoolkit-ahead")]
 
 
 def test_equal_weights_are_equal_bytes(tmp_path):
