@@ -21,6 +21,7 @@ from ..student_folder import build_student, student_config
 from ..tasks import Task
 from ..tokenizers import build_tokenizer
 from ..training.depths import student_depths
+from ..training.embeddings import table_of
 from .embedding import table_for
 from .teach import option_problems
 
@@ -111,6 +112,7 @@ def _try_student(recipe: Recipe, tasks: Sequence[Task], teacher_source: str | No
         raise_together(refused)
         if recipe.optimizer.layer_decay != 1.0:
             student_depths(student)
+        table_of(student, recipe.optimizer)
         if width is not None:
             table_for(student, width, str(recipe.tokenizer.vectors))
         student.initialise()

@@ -32,6 +32,10 @@ MIXED = {"sampler": {"batch": "mixed"}}
             "train.sharding: .*gradients: sum",
         ),
         ({"optimizer": {"layer_decay": 0.0}}, "optimizer.layer_decay: "),
+        ({"optimizer": {"embeddings": "sparse", "name": "sgd"}}, "optimizer.embeddings: .*optimizer.name=sgd"),
+        ({"optimizer": {"embeddings": "sparse", "betas": [0.9, 0.5]}}, "optimizer.embeddings: .*betas"),
+        ({"optimizer": {"embeddings": "sparse"}, "train": {"compile": "default"}}, "embeddings: .*train.compile"),
+        ({"train": {"sharding": "fsdp", "compile": "default"}}, "train.compile: .*not compiled under fsdp"),
         ({"refine": {"alpha": 1.5}}, "refine.alpha: 1.5 is not between 0 .* and 1"),
         ({"refine": {"alpha": {"from": -0.5, "to": 1.0}}}, "refine.alpha: -0.5 is not between 0 .* and 1"),
     ],
@@ -51,6 +55,8 @@ def test_options_that_do_not_fit_are_refused_with_the_way_out(sections, expected
         {"optimizer": {"name": "adadelta", "rho": 0.9, "epsilon": 1e-6}},
         {"optimizer": {"name": "adamax", "betas": [0.8, 0.9], "bias_correction": False}},
         {"optimizer": {"bias_correction": False, "layer_decay": 0.9}},
+        {"optimizer": {"embeddings": "sparse", "bias_correction": False}},
+        {"optimizer": {"embeddings": "frozen", "name": "sgd"}, "train": {"compile": "reduce-overhead"}},
     ],
 )
 def test_options_that_fit_are_taken(sections):

@@ -25,6 +25,12 @@ def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
         yield Problem(("sampler", "exponent"), f"{low:g} is negative; 0 is uniform, 1 is by size")
     yield from _balance(recipe)
     yield from _optimizer(recipe.optimizer)
+    projected, compiled = recipe.balance.gradients == "pcgrad", recipe.train.compile != "none"
+    cause = not_sparse(recipe.optimizer, compiled=compiled, projected=projected)
+    if recipe.optimizer.embeddings == "sparse" and cause is not None:
+        yield Problem(("optimizer", "embeddings"), f"'sparse' does not go with {cause}; write 'auto' or 'dense'")
+    if recipe.train.sharding == "fsdp" and recipe.train.compile != "none":
+        yield Problem(("train", "compile"), "a student is not compiled under fsdp; leave out one of the two")
     if recipe.train.sharding == "fsdp" and recipe.balance.gradients == "pcgrad":
         message = "fsdp leaves each process a part of the gradients, and pcgrad compares whole ones"
         yield Problem(("train", "sharding"), f"{message}; leave it out, or set balance.gradients: sum")
@@ -76,3 +82,14 @@ def _optimizer(section: Optimizer) -> Iterator[Problem]:
     for beta in section.betas:
         if not 0 <= beta < 1:
             yield Problem(("optimizer", "betas"), f"{beta:g} is not between 0 and 1")
+
+
+def not_sparse(section: Optimizer, *, compiled: bool, projected: bool) -> str | None:
+    """What keeps word embeddings from being updated row by row; None: nothing."""
+    if section.name != "adamw":
+        return f"optimizer.name={section.name}"
+    if section.betas[0] > section.betas[1]:  # what a row has to make up for would then grow with every step
+        return f"optimizer.betas={list(section.betas)}"
+    if compiled:
+        return "train.compile"
+    return "balance.gradients=pcgrad" if projected else None
