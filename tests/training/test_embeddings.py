@@ -15,7 +15,10 @@ from torch import nn
 from kdtoolkit.data.batch_plan import BatchPlan
 from kdtoolkit.errors import InputError
 from kdtoolkit.objectives import DistillationObjective
+from kdtoolkit.pipeline.refusals import refuse
+from kdtoolkit.recipe.load import recipe_from_dict
 from kdtoolkit.recipe.schema import Balance, Objective, Optimizer, Train
+from kdtoolkit.student import Student
 from kdtoolkit.training import embeddings, fit
 from kdtoolkit.training.clipping import clip_gradients
 from kdtoolkit.training.lazy_adamw import LazyAdamW
@@ -228,3 +231,23 @@ def test_a_frozen_table_needs_no_updates_row_by_row():
     assert (
         embeddings.frozen_or_sparse(model, section, device="cpu", processes=1, compiled=False, projected=False) is None
     )
+
+
+class Untold(Student):
+    """Says nothing of its table."""
+
+    def __init__(self, vocab_size):
+        super().__init__(width=4)
+        self.pieces = nn.Embedding(vocab_size, 4)
+
+    def encode(self, batch):
+        return self.pieces(batch.ids).mean(1)
+
+
+def test_check_refuses_a_student_without_a_table(tmp_path):
+    recipe = recipe_from_dict(
+        {"tasks": ["sst2"], "objective": {"alpha": 1.0}, "student": f"{__file__}:Untold", "tokenizer": "words",
+         "optimizer": {"embeddings": "frozen"}}
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"optimizer\.embeddings: Untold has no table of word embeddings"):
+        refuse(recipe, recipe.task_list(), tmp_path, teacher_source=None)
