@@ -1,11 +1,13 @@
 """Wall time of labelling and of the student's epochs by one process and by several, started by torchrun.
 
-    python benchmarks/processes.py [--teacher FOLDER] [--data $KDTOOLKIT_GLUE] [--processes 1 2] [--rounds 3]
+    python benchmarks/processes.py [--teacher FOLDER] [--data $KDTOOLKIT_GLUE] [--processes 1 2] [--batch-rows 32 256]
+                                   [--rounds 3]
 
 FOLDER: a checkpoint fine-tuned on SST-2; without it one is made first. The job is that of peers/job.py: the first
-10,000 rows of SST-2, 3 epochs, batches of 32 over all processes, one thread each. Numbers of processes take turns;
-every run labels anew. Seconds are those of run.json, medians, the least and the most in brackets. It needs as many free
-cores as there are processes.
+10,000 rows of SST-2, 3 epochs, batches of so many rows over all processes, one thread each. Numbers of processes take
+turns; every run labels anew. Seconds are those of run.json, medians, the least and the most in brackets. It needs as
+many free cores as there are processes. "side by side": as many runs of one process at once, which have nothing to do
+with each other; how much more they do than one is what these cores can give at most.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -30,23 +33,43 @@ from teacher import add_options, fine_tuned
 STAGES = ("label", "distill")
 
 
-def seconds(given: Namespace, student: str, count: int, work: Path) -> dict[str, float]:
-    """Wall seconds of the stages in a fresh run."""
+class Way(NamedTuple):
+    """apart: as many runs of one process, at once."""
+
+    student: str
+    batch_rows: int
+    processes: int
+    apart: bool
+
+
+def seconds(given: Namespace, way: Way, work: Path) -> dict[str, float]:
+    """Wall seconds of the stages in a fresh run; of runs side by side, their mean over their number."""
+    runs = way.processes if way.apart else 1
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        asked = Namespace(teacher=given.teacher, student=student, epochs=given.epochs, seed=0)
-        written = Path(folder) / "recipe.yaml"
-        written.write_text(yaml.safe_dump(recipe(asked, Path(folder) / "store", work / "data")), encoding="utf-8")
-        command = [
-            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", "29651",
-            "-m", "kdtoolkit", "distill", "--recipe", str(written), "--out", str(Path(folder) / "run"),
-            "--processes", str(count),
-        ]  # fmt: skip
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr[-3000:])
-        stages = json.loads((Path(folder) / "run" / "run.json").read_text())["stages"]
-    return {stage: stages[stage]["seconds"] for stage in STAGES}
+        started = [launched(given, way, work, Path(folder) / str(number)) for number in range(runs)]
+        for process in started:
+            _, errors = process.communicate()
+            if process.returncode:
+                raise SystemExit(errors[-3000:])
+        found = [json.loads((Path(folder) / str(number) / "run" / "run.json").read_text()) for number in range(runs)]
+    return {stage: statistics.mean(run["stages"][stage]["seconds"] for run in found) / runs for stage in STAGES}
+
+
+def launched(given: Namespace, way: Way, work: Path, folder: Path) -> subprocess.Popen[str]:
+    """A run under way in `folder`."""
+    folder.mkdir()
+    asked = Namespace(teacher=given.teacher, student=way.student, epochs=given.epochs, seed=0, bf16=given.bf16)
+    job: dict[str, Any] = recipe(asked, folder / "store", work / "data")
+    job["train"]["batch_rows"] = way.batch_rows
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
+    count = 1 if way.apart else way.processes
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count),
+        "-m", "kdtoolkit", "distill", "--recipe", str(folder / "recipe.yaml"), "--out", str(folder / "run"),
+        "--processes", str(count),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def main() -> None:
@@ -55,12 +78,22 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--students", nargs="+", default=["s1", "s2"])
+    parser.add_argument("--batch-rows", type=int, nargs="+", default=[32, 256])
+    parser.add_argument("--bf16", action="store_true", help="the teacher answers in bf16")
     parser.add_argument("--rows", type=int, default=10000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    found: dict[str, dict[int, list[dict[str, float]]]] = {}
+    ways = [
+        Way(student, batch_rows, count, apart)
+        for student in given.students
+        for batch_rows in given.batch_rows
+        for apart in (False, True)
+        for count in given.processes
+        if not apart or count > 1
+    ]
+    found: dict[Way, list[dict[str, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         given.teacher = given.teacher or str(fine_tuned(given, work))
@@ -68,23 +101,21 @@ def main() -> None:
         for split, count in (("train", given.rows), ("dev", None)):
             with gzip.open(given.data / "sst-2" / f"{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
                 (work / "data" / "sst2" / f"{split}.jsonl").write_text("".join(list(lines)[:count]), encoding="utf-8")
-        for student in given.students:
-            found[student] = {count: [] for count in given.processes}
-            for _ in range(given.rounds):
-                for count in given.processes:
-                    found[student][count].append(seconds(given, student, count, work))
-    print("| student | processes | labels, s | times one | three epochs, s | times one |\n|---|---|---|---|---|---|")
-    for student, by_count in found.items():
-        for count, runs in by_count.items():
-            cells = []
-            for stage in STAGES:
-                own = [run[stage] for run in runs]
-                first = statistics.median(run[stage] for run in by_count[given.processes[0]])
-                middle = statistics.median(own)
-                cells += [f"{middle:.1f} [{min(own):.1f}, {max(own):.1f}]", f"{first / middle:.2f}"]
-            print(f"| {student.upper()} | {count} | {' | '.join(cells)} |")
+        for _ in range(given.rounds):
+            for way in ways:
+                found[way].append(seconds(given, way, work))
+    print("| student | rows a batch | processes | labels, s a run | times one | epochs, s a run | times one |\n"
+          "|---|---|---|---|---|---|---|")  # fmt: skip
+    for way, runs in found.items():
+        first = found[Way(way.student, way.batch_rows, given.processes[0], False)]
+        cells = [f"{way.processes} side by side" if way.apart else str(way.processes)]
+        for stage in STAGES:
+            own, alone = [run[stage] for run in runs], statistics.median(run[stage] for run in first)
+            middle = statistics.median(own)
+            cells += [f"{middle:.1f} [{min(own):.1f}, {max(own):.1f}]", f"{alone / middle:.2f}"]
+        print(f"| {way.student.upper()} | {way.batch_rows} | {' | '.join(cells)} |")
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
+        given.json.write_text(json.dumps([{**way._asdict(), "runs": runs} for way, runs in found.items()], indent=1))
 
 
 if __name__ == "__main__":
