@@ -29,7 +29,9 @@ class Sharing:
 
     def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
         self.model, self.accelerator = model, accelerator
-        self.wrapped: nn.Module = accelerator.prepare_model(model.to(accelerator.device))
+        # A launcher may start one process alone, which has nobody to meet.
+        model.to(accelerator.device)
+        self.wrapped: nn.Module = model if accelerator.num_processes == 1 else accelerator.prepare_model(model)
 
     @property
     def is_whole(self) -> bool:

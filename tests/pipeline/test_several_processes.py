@@ -103,6 +103,16 @@ def test_teachers_are_trained_by_all_processes(written, tiny, run_of, recipe, be
         assert worst(load_file(path), load_file(tiny / "two" / path.relative_to(alone))) < 2e-3, path
 
 
+def test_one_process_of_a_launcher_trains_as_one_without(written, tiny, kdtool):
+    sparse = {**STILL.get("optimizer", {}), "embeddings": "sparse"}
+    path = str(written(**{**STILL, "optimizer": sparse}))
+    done = launched(1, "-m", "kdtoolkit", "distill", "--recipe", path, "--out", "launched", cwd=tiny)
+    assert done[0].code == 0, done
+    kdtool("distill", "--recipe", path, "--out", "plain", cwd=tiny)
+    files = [(tiny / run / "student" / "model.safetensors").read_bytes() for run in ("launched", "plain")]
+    assert files[0] == files[1]
+
+
 def test_when_one_dies_the_others_end_and_the_run_goes_on(written, tiny, kdtool):
     path = str(written(**STILL))
     done = launched(2, "-c", KILL + MAIN, "distill", "--recipe", path, "--out", "stopped", cwd=tiny)
