@@ -52,9 +52,11 @@ def weights(run, folder="student", name="model"):
 @pytest.mark.parametrize(("student", "terms"), [(TRANSFORMER, TERMS), (BILSTM, STATES)], ids=["transformer", "bilstm"])
 def test_every_term_is_learned_and_live_states_give_the_student_of_stored_ones(of_bert, run_of, events, student, terms):
     train = {"epochs": 2, "log_every_steps": 5}
+    # AdamW makes whole steps of gradients that are nothing but float16's rounding, unless epsilon is above those.
+    optimizer = {"learning_rate": 0.01, "epsilon": 1e-4}
     found = {}
     for live in (False, True):
-        _, run = run_of(of_bert(student, terms, live, train=train), f"live-{live}")
+        _, run = run_of(of_bert(student, terms, live, train=train, optimizer=optimizer), f"live-{live}")
         scalars, _ = events(run / "tensorboard/student")
         for term in terms:
             logged = scalars[f"loss_{term['name']}/mood"]
@@ -64,8 +66,8 @@ def test_every_term_is_learned_and_live_states_give_the_student_of_stored_ones(o
         assert not any("terms" in name for name in found[live])
         kdtoolkit.load(run).predict(["good film"])
     for name, stored in found[False].items():
-        torch.testing.assert_close(found[True][name], stored, rtol=0, atol=4e-3)
-    _, run = run_of(of_bert(student, [], train=train), "without")
+        torch.testing.assert_close(found[True][name], stored, rtol=0, atol=1e-3)
+    _, run = run_of(of_bert(student, [], train=train, optimizer=optimizer), "without")
     assert any(not torch.allclose(tensor, found[False][name], atol=1e-2) for name, tensor in weights(run).items())
 
 
