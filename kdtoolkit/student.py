@@ -72,6 +72,9 @@ class Student(nn.Module, ABC):
     output: frozenset[str] = frozenset()
     """Which of "hidden", "attentions", "relations" `encode` has to give; set by the core as objectives need it."""
 
+    states_read: bool = True
+    """Whether anything reads `Encoded.states`; set by the core from the heads. A student may leave them out if not."""
+
     def __init__(self, *, width: int) -> None:
         super().__init__()
         if width < 1:

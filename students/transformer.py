@@ -45,15 +45,30 @@ class Layer(nn.Module):
 
         mask: (rows, 1, 1, time) bool, True on real tokens; None: every token is real.
         """
-        rows, time, width = states.shape
-        parts = self.query_key_value(states).view(rows, time, 3, self.heads, width // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # each (rows, heads, time, width / heads)
+        query, key, value = self._split(self.query_key_value(states))
+        return self._rest(states, query, key, value, mask), (query, key, value)
+
+    def first(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """The first token's state alone, (rows, 1, width): of the other tokens just what it attends to is computed."""
+        weight, bias, width = self.query_key_value.weight, self.query_key_value.bias, states.shape[2]
+        (query,) = self._split(functional.linear(states[:, :1], weight[:width], bias[:width]))
+        key, value = self._split(functional.linear(states, weight[width:], bias[width:]))
+        return self._rest(states[:, :1], query, key, value, mask)
+
+    def _split(self, projected: Tensor) -> tuple[Tensor, ...]:
+        """Of (rows, time, parts * width), the parts, each (rows, heads, time, head width)."""
+        return projected.unflatten(2, (-1, self.heads, self.attended.in_features // self.heads)).permute(
+            2, 0, 3, 1, 4
+        ).unbind(0)  # fmt: skip
+
+    def _rest(self, states: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """What follows the projections, for the tokens that `states` and `query` are of."""
         rate = self.rate if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
-        mixed = mixed.transpose(1, 2).reshape(rows, time, width)
+        mixed = mixed.transpose(1, 2).flatten(2)  # (rows, time, width)
         states = self.attended_norm(states + self.dropout(self.attended(mixed)))
         inner = self.outer(functional.gelu(self.inner(states)))
-        return self.outer_norm(states + self.dropout(inner)), (query, key, value)
+        return self.outer_norm(states + self.dropout(inner))
 
 
 class Transformer(Student):
@@ -133,7 +148,11 @@ class Transformer(Student):
         mask = batch.mask if _may_be_ragged(batch.mask) else None
         keys = None if mask is None else mask[:, None, None, :]
         hidden, relations = [states], list[Relation]()
-        for layer in self.layers:
+        pooled_alone = self.pooling == "first" and not self.states_read and not self.output
+        for number, layer in enumerate(self.layers, 1):
+            if pooled_alone and number == len(self.layers):
+                assert isinstance(layer, Layer)
+                return Encoded(pooled=self.dropout(layer.first(states, keys)[:, 0]))
             states, relation = layer(states, keys)
             hidden.append(states)
             relations.append(relation)

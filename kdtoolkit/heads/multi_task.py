@@ -20,7 +20,7 @@ from .dropout import row_dropout
 from .interaction import FACTOR, interaction
 from .linear import HiddenLayer, initial_parameters
 from .ranking import relevance_logits
-from .refusal import head_problem
+from .refusal import READ_STATES, head_problem
 from .san import StochasticAnswer
 from .two_texts import Text, two_texts
 
@@ -146,6 +146,11 @@ class MultiTaskHeads(nn.Module):
         if self.shared_biattention.integrator.hidden_size != integrator:
             raise ValueError(f"heads: task '{task}' shares a bi-attention of another width; set shared: false")
         return self.shared_biattention
+
+    @property
+    def read_states(self) -> bool:
+        """Whether one of them reads the states of all tokens."""
+        return not READ_STATES.isdisjoint(self._names)
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Those that several tasks reach: of the bi-attention, where more than one reads it."""

@@ -22,6 +22,7 @@ class StudentModel(nn.Module):
         super().__init__()
         self.student = student
         self.heads = heads
+        student.states_read = heads.read_states
         self.terms = nn.ModuleList()
         """The objective's further terms; in training only, so they are no part of a saved student."""
         self.log_variances: LogVariances | None = None

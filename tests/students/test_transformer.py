@@ -7,11 +7,17 @@ import shutil
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from kdtoolkit import InputError, plugin
+from kdtoolkit.heads import MultiTaskHeads
+from kdtoolkit.recipe.schema import HeadOptions, Heads
+from kdtoolkit.tasks import Task
 from kdtoolkit.testing import VOCABULARY, check_student, tiny_tokens
+from kdtoolkit.training.model import StudentModel
 
 Transformer = plugin("student", "transformer")
 SMALL = {"width": 8, "heads": 2, "positions": 32}
@@ -51,6 +57,56 @@ def initialised(folder, **options):
 @pytest.mark.parametrize("pairs", ["joint", "separate"])
 def test_every_pooling_and_way_of_reading_keeps_the_contract(pooling, pairs):
     check_student(Transformer, **SMALL, pooling=pooling, pairs=pairs)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    layers=st.integers(1, 3),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=30)
+def test_where_no_head_reads_states_the_pooled_features_and_gradients_are_those_of_the_whole_layer(
+    lengths, layers, seed
+):
+    torch.manual_seed(seed)
+    student = Transformer(VOCABULARY, **SMALL, layers=layers, dropout=0.0).double()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    tokens, direction = tiny_tokens(lengths=lengths), torch.randn(len(lengths), 8, dtype=torch.float64)
+
+    def found():
+        encoded = student(tokens)
+        (encoded.pooled * direction).sum().backward()
+        gradients = [parameter.grad for parameter in student.parameters()]
+        student.zero_grad()
+        return encoded, gradients
+
+    whole, of_whole = found()
+    student.states_read = False
+    short, of_short = found()
+    assert whole.states is not None and short.states is None
+    torch.testing.assert_close(short.pooled, whole.pooled, rtol=1e-11, atol=1e-11)
+    for received, expected in zip(of_short, of_whole, strict=True):
+        torch.testing.assert_close(received, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("changed", [{"pooling": "mean"}, {"output": frozenset({"hidden"})}])
+def test_a_student_that_needs_the_last_layer_whole_computes_it_though_no_head_reads_states(changed):
+    student = Transformer(VOCABULARY, **SMALL, pooling=changed.get("pooling", "first")).eval()
+    student.states_read, student.output = False, changed.get("output", frozenset())
+    encoded = student(tiny_tokens(lengths=(4, 2)))
+    assert encoded.states.shape == (2, 4, 8)
+
+
+@pytest.mark.parametrize(("head", "read"), [("auto", False), ("san", True), ("biattention", True)])
+def test_the_model_tells_its_student_whether_a_head_reads_states(head, read):
+    task = Task("pairs", kind="classification", labels=("no", "yes"), pair=True)
+    other = Task("texts", kind="classification", labels=("no", "yes"))
+    student = Transformer(VOCABULARY, **SMALL, pairs="separate")
+    heads = Heads(tasks={"pairs": HeadOptions(name=head)})
+    model = StudentModel(student, MultiTaskHeads([other, task], 8, pairs="separate", mixed=True, heads=heads))
+    assert model.student.states_read is read
 
 
 def test_a_student_with_all_layers_copied_computes_what_bert_computes(bert, folder):
