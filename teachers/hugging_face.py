@@ -18,6 +18,7 @@ from kdtoolkit.encoder_layers import shape_of
 from kdtoolkit.errors import InputError, did_you_mean
 from kdtoolkit.example import Example
 from kdtoolkit.hub import checkpoint_folder
+from kdtoolkit.memory import keep_few_kernels
 from kdtoolkit.progress import log
 from kdtoolkit.shape import Shape
 from kdtoolkit.tasks import Task
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from kdtoolkit.data.rows import Rows
 
     from .classifier import Classifier, OneHead, SharedEncoder
+    from .last_layer import LastLayer
     from .settings import Settings
 
 MAX_TOKENS = 128
@@ -176,6 +178,7 @@ class HuggingFaceTeacher(Teacher):
         self.max_tokens = self._longest_text()
         self._map = self._find_map()
         self._model: Classifier | OneHead | SharedEncoder | None = None
+        self._last: LastLayer | None = None
         self._reader: Reader | None = None
 
     def _longest_text(self) -> int:
@@ -316,7 +319,7 @@ class HuggingFaceTeacher(Teacher):
             sequences += reader.encode(self._texts(examples[start : start + ENCODE_ROWS]))
         return sequences
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode, autocast would convert all weights for each batch
     def answer(self, read: list[TokenSequence]) -> np.ndarray:
         if self._map is None:
             raise InputError(self.place, f"has no head for '{self.task.name}' yet", "fine-tune it first (kdtool teach)")
@@ -326,13 +329,14 @@ class HuggingFaceTeacher(Teacher):
         lengths = np.array([len(s.ids) for s in read], np.int64)
 
         def answer(rows: np.ndarray) -> np.ndarray:
-            tokens = padded([read[row] for row in rows], pad).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                outputs = model.outputs(tokens)
+            outputs = model.outputs(padded([read[row] for row in rows], pad).to(device))
             return label_map.apply(outputs.float()).cpu().numpy()
 
-        for rows in by_length(lengths, self.batch_tokens, device):
-            values[rows] = within_memory(answer, rows, int(lengths[rows[0]]), self.place)
+        assert self._last is not None
+        converting = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        with self._last.first_token(), converting:  # around all batches: it keeps converted weights until it is left
+            for rows in by_length(lengths, self.batch_tokens, device):
+                values[rows] = within_memory(answer, rows, int(lengths[rows[0]]), self.place)
         return values
 
     def _texts(self, examples: Sequence[Example]) -> list[Text]:
@@ -437,13 +441,16 @@ class HuggingFaceTeacher(Teacher):
                      self.max_tokens)  # fmt: skip
 
     def close(self) -> None:
-        self._model = None
+        self._model = self._last = None
 
     def _loaded(self) -> Classifier | OneHead | SharedEncoder:
         if self._model is None:
             from .classifier import Classifier, OneHead
+            from .last_layer import LastLayer
 
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            if device.type == "cpu":
+                keep_few_kernels()
             checkpoint = self.checkpoint
             model: Classifier | OneHead | SharedEncoder
             if self.task.name in checkpoint.heads:
@@ -453,6 +460,7 @@ class HuggingFaceTeacher(Teacher):
             else:
                 model = Classifier(checkpoint.load())
             self._model = model.to(device).eval()
+            self._last = LastLayer(self._model)
         return self._model
 
     def _reading(self) -> Reader:

@@ -85,12 +85,12 @@ def test_one_encoder_learns_all_kinds_of_tasks_in_their_units(checkpoint, rows, 
 def test_it_keeps_the_contract_of_a_teacher_in_any_order_of_labels(base, rows, tmp_path):
     trained(base, rows, tmp_path / "joint")
     texts = examples(SST2, 8, labelled=False)
-    teacher = HuggingFaceTeacher(str(tmp_path / "joint"), SST2)
+    teacher = HuggingFaceTeacher(str(tmp_path / "joint"), SST2, precision="fp32")
     check_teacher(teacher, texts)
-    other = HuggingFaceTeacher(str(tmp_path / "joint"), SST2.with_(labels=SST2.labels[::-1]))
+    other = HuggingFaceTeacher(str(tmp_path / "joint"), SST2.with_(labels=SST2.labels[::-1]), precision="fp32")
     np.testing.assert_array_equal(teacher.logits(texts)[:, ::-1], other.logits(texts))
     assert teacher.fingerprint != other.fingerprint
-    small = HuggingFaceTeacher(str(tmp_path / "joint"), SST2, batch_tokens=1)
+    small = HuggingFaceTeacher(str(tmp_path / "joint"), SST2, batch_tokens=1, precision="fp32")
     np.testing.assert_allclose(teacher.logits(texts), small.logits(texts), atol=1e-5, rtol=1e-5)
 
 
