@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from ..errors import InputError
 from ..plugins import import_module, import_object, source_of
 from ..recipe.schema import Augment
-from .induced import induce
 
 INDUCED = "induced"
 PYTHON = "python:"
@@ -54,6 +53,8 @@ class PythonTagger:
 def build_tagger(rules: Augment, texts: Iterable[list[str]]) -> Tagger:
     """The tagger that a recipe asks for. texts: the words of the running text, which "induced" learns from."""
     if rules.tagger == INDUCED:
+        from .induced import induce  # scikit-learn takes seconds to load
+
         return induce(texts, rules.classes)
     return PythonTagger(rules.tagger.removeprefix(PYTHON))
 

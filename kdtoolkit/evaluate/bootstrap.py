@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ..tasks import Task
 from .metrics import decisions, labelled, pearson
@@ -88,7 +88,7 @@ def _pearson(drawn: np.ndarray) -> np.ndarray:
 
 
 def _spearman(drawn: np.ndarray) -> np.ndarray:
-    return pearson(stats.rankdata(drawn[..., 0], axis=1), stats.rankdata(drawn[..., 1], axis=1))
+    return pearson(scipy.stats.rankdata(drawn[..., 0], axis=1), scipy.stats.rankdata(drawn[..., 1], axis=1))
 
 
 def _row_draws(

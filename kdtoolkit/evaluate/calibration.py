@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import optimize, special
+import scipy
 
 TEMPERATURES = (0.05, 20.0)
 
@@ -13,7 +13,7 @@ TEMPERATURES = (0.05, 20.0)
 def probabilities(logits: np.ndarray, temperature: float = 1.0, *, multilabel: bool = False) -> np.ndarray:
     """Softmax, or a sigmoid per label, of logits (rows, classes) divided by the temperature."""
     scaled = np.asarray(logits, dtype=np.float64) / temperature
-    return special.expit(scaled) if multilabel else special.softmax(scaled, axis=1)
+    return scipy.special.expit(scaled) if multilabel else scipy.special.softmax(scaled, axis=1)
 
 
 def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
@@ -52,10 +52,10 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
         if labels.ndim == 2:
             return float(np.logaddexp(0.0, np.where(labels > 0.5, -scaled, scaled)).mean())
         gold = np.take_along_axis(scaled, labels.astype(np.int64)[:, None], 1)[:, 0]
-        return float((special.logsumexp(scaled, axis=1) - gold).mean())
+        return float((scipy.special.logsumexp(scaled, axis=1) - gold).mean())
 
     low, high = map(math.log, TEMPERATURES)
-    best = optimize.minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    best = scipy.optimize.minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     return float(np.clip(math.exp(best.x), *TEMPERATURES))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, special
+import scipy
 
 from ..tasks import Task
 from .metrics import decisions
@@ -59,7 +59,7 @@ def fit_weights(task: Task, outputs: np.ndarray, labels: np.ndarray, *, how: How
     if members == 1:
         return [1.0]
     loss = _loss(task, values, gold, how)
-    found = optimize.minimize(
+    found = scipy.optimize.minimize(
         loss,
         np.full(members, 1 / members),
         jac=True,
@@ -111,11 +111,11 @@ def _loss(
         return squared
     if how == "probabilities":
         if task.kind == "multilabel":
-            right = special.expit(np.where(gold[:, None] > 0.5, values, -values))  # (rows, members, labels)
+            right = scipy.special.expit(np.where(gold[:, None] > 0.5, values, -values))  # (rows, members, labels)
             right = right.swapaxes(1, 2).reshape(-1, values.shape[1])
         else:
             row = np.arange(len(gold))
-            right = special.softmax(values, axis=2)[row, :, gold.astype(np.int64)]  # (rows, members)
+            right = scipy.special.softmax(values, axis=2)[row, :, gold.astype(np.int64)]  # (rows, members)
 
         def of_probabilities(weights: np.ndarray) -> tuple[float, np.ndarray]:
             mean = (right @ weights).clip(TINY)
@@ -129,10 +129,10 @@ def _loss(
         logits = np.einsum("rmo,m->ro", finite, weights)
         if task.kind == "multilabel":
             value = np.logaddexp(0.0, np.where(targets > 0.5, -logits, logits)).mean()
-            error = (special.expit(logits) - targets) / targets.shape[1]
+            error = (scipy.special.expit(logits) - targets) / targets.shape[1]
         else:
-            value = (special.logsumexp(logits, axis=1) - (logits * targets).sum(1)).mean()
-            error = special.softmax(logits, axis=1) - targets
+            value = (scipy.special.logsumexp(logits, axis=1) - (logits * targets).sum(1)).mean()
+            error = scipy.special.softmax(logits, axis=1) - targets
         return float(value), np.einsum("ro,rmo->m", error, finite) / len(logits)
 
     return of_logits

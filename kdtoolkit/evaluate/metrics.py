@@ -1,10 +1,12 @@
-"""The figures of a task, from raw outputs and gold labels."""
+"""The figures of a task, from raw outputs and gold labels.
+
+scikit-learn and parts of scipy take two seconds and a hundred megabytes to load: they are, where a figure needs them.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics as sk
+import scipy
 
 from ..tasks import Task
 
@@ -62,12 +64,17 @@ def _score(name: str, task: Task, outputs: np.ndarray, labels: np.ndarray) -> fl
         return _correlation(name, outputs[:, 0], labels)
     predicted, gold = decisions(task, outputs), labels.astype(np.int64)
     if name in ("accuracy", "exact_match"):
-        return float(sk.accuracy_score(gold, predicted))
+        right = gold == predicted
+        return float((right.all(1) if right.ndim == 2 else right).mean())
     if name == "mcc":
+        from sklearn.metrics import matthews_corrcoef
+
         constant = (predicted == predicted[0]).all() or (gold == gold[0]).all()
-        return 0.0 if constant else float(sk.matthews_corrcoef(gold, predicted))
+        return 0.0 if constant else float(matthews_corrcoef(gold, predicted))
     if name == "f1" and len(task.labels) == 2:
-        return float(sk.f1_score(gold, predicted, pos_label=1, average="binary", zero_division=0.0))
+        from sklearn.metrics import f1_score
+
+        return float(f1_score(gold, predicted, pos_label=1, average="binary", zero_division=0.0))
     if task.kind == "multilabel":
         if name == "macro_f1":  # a label that neither occurs nor is predicted says nothing
             occurs = (gold | predicted).any(0)
@@ -75,7 +82,9 @@ def _score(name: str, task: Task, outputs: np.ndarray, labels: np.ndarray) -> fl
         if not gold.size or not (gold | predicted).any():
             return 0.0
         return float(np.mean(_f1_of(gold, predicted, micro=name == "micro_f1")))
-    return float(sk.f1_score(gold, predicted, average="macro", zero_division=0.0))
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(gold, predicted, average="macro", zero_division=0.0))
 
 
 def _f1_of(gold: np.ndarray, predicted: np.ndarray, *, micro: bool) -> np.ndarray:
@@ -86,7 +95,7 @@ def _f1_of(gold: np.ndarray, predicted: np.ndarray, *, micro: bool) -> np.ndarra
 
 def _correlation(name: str, values: np.ndarray, labels: np.ndarray) -> float:
     if name == "mse":
-        return float(sk.mean_squared_error(labels, values))
+        return float(np.square(labels - values).mean())
     if name == "spearman":
-        values, labels = stats.rankdata(values), stats.rankdata(labels)
+        values, labels = scipy.stats.rankdata(values), scipy.stats.rankdata(labels)
     return float(pearson(values, labels))

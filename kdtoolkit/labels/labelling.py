@@ -18,6 +18,7 @@ import numpy as np
 from ..ahead import ahead
 from ..errors import InputError
 from ..example import Example
+from ..memory import give_back
 from ..progress import log, track
 from ..teacher import Teacher
 from .store import LabelStore, id_hex
@@ -162,6 +163,7 @@ class Labeller:
             values.append(teacher_values(self.teacher, batch, place_of(self.teacher)))
             advance(batch.rows)
         self.store.write(part_name(part.ids), part.ids, np.concatenate(values))
+        give_back()  # batches of ever other sizes leave holes
 
 
 class Engine(Protocol):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..data.prepare import TaskRows
+from ..memory import keep_few_kernels
 from ..ops import backend
 from ..processor import has_bf16
 from ..recipe import Recipe
@@ -30,6 +31,7 @@ def check(recipe: Recipe) -> CheckReport:
     """Runs the pre-flight; raises InputErrors with every problem found."""
     report = CheckReport()
     problems: list[str] = []
+    keep_few_kernels()
     torch.set_num_threads(recipe.train.threads or 1)
     _precision(recipe, report)
     with collected(problems):

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..evaluate import combined
 from ..files import atomic_folder, cannot_write, is_full, read_json
 from ..labels import Engine
+from ..memory import give_back, keep_few_kernels
 from ..progress import log
 from ..recipe import Recipe
 from ..student_folder import CONFIG, WEIGHTS, read_config, weights_file
@@ -49,6 +50,7 @@ def run_stages(run: RunFolder, until: str = "report", engine: Engine | None = No
     Returns results.json if the run got there, else run.json. Raises InputError and WorkError; what was finished stays.
     Of several processes all come here, and the first writes.
     """
+    keep_few_kernels()
     processes.start()
     processes.see_the_same(run.path)
     if processes.from_first(lambda: _is_finished(run)):
@@ -309,6 +311,7 @@ def _stage(run: RunFolder, name: str) -> Iterator[dict[str, Any]]:
     facts: dict[str, Any] = {}
     started, cpu_started = time.perf_counter(), time.process_time()
     yield facts
+    give_back()
     facts.setdefault("seconds", time.perf_counter() - started)
     facts.setdefault("cpu_seconds", time.process_time() - cpu_started)
     if processes.is_first():
