@@ -15,7 +15,10 @@ import click
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from ..predictor import Prediction
     from ..tasks import Task
+
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 PIPED_TEXTS = 256
 """Texts at a time of standard input: fewer than of a file, for whoever sends them may be slow and wait for answers."""
@@ -50,19 +53,25 @@ def predict(run: str, file: str | None, task: str | None, batch: int | None) -> 
     asked = student.task(task)
     texts = _lines(file, asked) if file is None or _is_plain(file) else _records(file, asked)
     size = batch or (SORTED_TEXTS if file else 1 if sys.stdin.isatty() else PIPED_TEXTS)
-    encode = json.JSONEncoder(ensure_ascii=False).encode
     gc.freeze()  # looking through all that was loaded, again and again, costs 4 % of the time of short texts
     for some in _batches(texts, size):
         given: list[Any] = [pair if asked.pair else pair[0] for pair in some]
-        for pair, prediction in zip(some, student.predict(given, task=asked.name), strict=True):
-            line: dict[str, Any] = {"text": pair[0]}
-            if asked.pair:
-                line["second"] = pair[1]
-            line["label"] = prediction.label
-            if prediction.probabilities is not None:
-                line["probabilities"] = {name: round(p, 6) for name, p in prediction.probabilities.items()}
-            sys.stdout.write(encode(line) + "\n")
+        predictions = student.predict(given, task=asked.name)
+        sys.stdout.writelines(_line(pair, one, asked) for pair, one in zip(some, predictions, strict=True))
         sys.stdout.flush()
+
+
+def _line(pair: tuple[str, str], prediction: Prediction, task: Task) -> str:
+    """An object in JSON. Put together from its parts: of a whole one, json makes an encoder anew, in 3 % of the time
+    that an answer takes."""
+    parts = [f'{{"text": {_json(pair[0])}']
+    if task.pair:
+        parts.append(f', "second": {_json(pair[1])}')
+    parts.append(f', "label": {_json(prediction.label)}')
+    if prediction.probabilities is not None:
+        shares = ", ".join([f"{_json(name)}: {round(p, 6)!r}" for name, p in prediction.probabilities.items()])
+        parts.append(f', "probabilities": {{{shares}}}')
+    return "".join([*parts, "}\n"])
 
 
 def _batches(texts: Iterator[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
