@@ -40,20 +40,19 @@ class Layer(nn.Module):
         self.outer_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.dropout = Dropout(dropout)
 
-    def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Relation]:
+    def forward(self, states: Tensor, mask: Tensor | None, *, first: bool = False) -> tuple[Tensor, Relation | None]:
         """States (rows, time, width), and what its attention was computed from.
 
-        mask: (rows, 1, 1, time) bool, True on real tokens; None: every token is real.
+        mask: (rows, 1, 1, time) bool, True on real tokens; None: every token is real. first: the first token's state
+        alone, (rows, 1, width), and None: of the other tokens just what it attends to is computed.
         """
-        query, key, value = self._split(self.query_key_value(states))
-        return self._rest(states, query, key, value, mask), (query, key, value)
-
-    def first(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """The first token's state alone, (rows, 1, width): of the other tokens just what it attends to is computed."""
+        if not first:
+            query, key, value = self._split(self.query_key_value(states))
+            return self._rest(states, query, key, value, mask), (query, key, value)
         weight, bias, width = self.query_key_value.weight, self.query_key_value.bias, states.shape[2]
         (query,) = self._split(functional.linear(states[:, :1], weight[:width], bias[:width]))
         key, value = self._split(functional.linear(states, weight[width:], bias[width:]))
-        return self._rest(states[:, :1], query, key, value, mask)
+        return self._rest(states[:, :1], query, key, value, mask), None
 
     def _split(self, projected: Tensor) -> tuple[Tensor, ...]:
         """Of (rows, time, parts * width), the parts, each (rows, heads, time, head width)."""
@@ -150,10 +149,10 @@ class Transformer(Student):
         hidden, relations = [states], list[Relation]()
         pooled_alone = self.pooling == "first" and not self.states_read and not self.output
         for number, layer in enumerate(self.layers, 1):
-            if pooled_alone and number == len(self.layers):
-                assert isinstance(layer, Layer)
-                return Encoded(pooled=self.dropout(layer.first(states, keys)[:, 0]))
-            states, relation = layer(states, keys)
+            first = pooled_alone and number == len(self.layers)
+            states, relation = layer(states, keys, first=first)
+            if first:
+                return Encoded(pooled=self.dropout(states[:, 0]))
             hidden.append(states)
             relations.append(relation)
         if mask is not None:

@@ -114,7 +114,7 @@ class Optimizer(Section):
     max_norm: float | None = Field(default=1.0, gt=0)
     embeddings: Literal["auto", "dense", "sparse", "frozen"] = "auto"
     """Of the student's words. sparse: a step updates those it reads and the others make up for it when they are read,
-    which gives the same weights up to rounding (adamw, one process); auto: where that saves time; frozen: as they
+    which gives the same weights up to rounding (adamw); auto: where that saves time; frozen: as they
     are."""
 
 

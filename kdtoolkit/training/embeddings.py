@@ -29,12 +29,12 @@ def table_of(model: nn.Module, section: OptimizerSection) -> nn.Embedding | None
 
 
 def frozen_or_sparse(
-    model: nn.Module, section: OptimizerSection, *, device: str, processes: int, compiled: bool, projected: bool
+    model: nn.Module, section: OptimizerSection, *, device: str, compiled: bool, projected: bool, sharded: bool
 ) -> nn.Embedding | None:
     """Freezes the table if the recipe says so; otherwise the table that is to be updated row by row, or None.
 
     auto: where that saves time and is possible: a large table, AdamW, a CPU, nothing compiled, no projected gradients.
-    Several processes have dense gradients whatever is asked for: the weights are the same.
+    What is sharded has dense gradients whatever is asked for: the weights are the same.
     Raises InputError where "sparse" was asked for and is not possible, or there is no table.
     """
     table = table_of(model, section)
@@ -46,4 +46,4 @@ def frozen_or_sparse(
     if section.embeddings == "sparse" and found is not None:
         raise InputError("optimizer.embeddings", f"'sparse' does not go with {found}", "write 'auto' or 'dense'")
     fits = section.embeddings == "sparse" or (device == "cpu" and table.weight.numel() >= WORTHWHILE)
-    return table if fits and found is None and processes == 1 else None
+    return table if fits and found is None and not sharded else None

@@ -28,7 +28,7 @@ from .best import Best
 from .board import Board
 from .compilation import compiled
 from .embeddings import frozen_or_sparse
-from .lazy_adamw import LazyAdamW, settle
+from .lazy_adamw import LazyAdamW
 from .meter import Meter
 from .optimizer import build_optimizer, learning_rate_factor, learning_rates, set_learning_rate
 from .randomness import reseed
@@ -97,10 +97,10 @@ def fit(
         torch.set_num_threads(train.threads or 1)
     balancing = Balancing(balance or Balance(), objective.tasks, model, accelerator, plan.steps_per_epoch)
     table = frozen_or_sparse(
-        model, optimizer, device=device.type, processes=world_size, compiled=train.compile != "none",
-        projected=balancing.section.gradients == "pcgrad",
+        model, optimizer, device=device.type, compiled=train.compile != "none",
+        projected=balancing.section.gradients == "pcgrad", sharded=world_size > 1 and train.sharding != "none",
     )  # fmt: skip
-    sharing = shared(model, accelerator, train, balance)
+    sharing = shared(model, accelerator, train, balance, table)
     wrapped = sharing.wrapped
     tuned = build_optimizer(model, optimizer, table)  # of sharded parameters, over the parts that are here
     state = checkpoint.restore(checkpoints, model, tuned, sharing.own) if checkpoints else None
@@ -193,7 +193,7 @@ def fit(
                 rates = learning_rates(tuned, optimizer.learning_rate * factor)
                 board.scalars({**values, **rates, **objective.values(step), **balancing.values()}, step + 1)
             if measure is not None and _due(step, measure_every, plan.steps):
-                settle(tuned)
+                sharing.settle(tuned)
                 wrapped.eval()
                 with sharing.whole():
                     figures = processes.from_first(lambda: measure(model))
@@ -202,12 +202,13 @@ def fit(
                 wrapped.train()
                 board.scalars(figures, step + 1)
             if checkpoint_due and checkpoints is not None:
-                settle(tuned)
+                sharing.settle(tuned)
                 with sharing.whole(tuned):
                     if processes.is_first():
                         checkpoint.save(checkpoints, step + 1, model, tuned, best.state() | balancing.state())
                         best.prune()
                 board.flush()
+    sharing.settle(tuned)
     if isinstance(tuned, LazyAdamW):
         tuned.close()
     wrapped.eval()

@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..encoder_layers import numbered_layers
 from ..errors import InputError
 from ..recipe.schema import Balance, Train
 from .clipping import clip_gradients
+from .lazy_adamw import settle
+from .table_exchange import TableExchange
 
 PLACE = "train.sharding"
 
@@ -24,14 +27,24 @@ PLACE = "train.sharding"
 class Sharing:
     """What a training that several processes share has to do apart: here each of them holds the whole model.
 
-    model: the plain one. wrapped: the one whose forward pass makes the processes meet.
+    model: the plain one. wrapped: the one whose forward pass makes the processes meet. table: the embeddings that are
+    updated row by row, if any.
     """
 
-    def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
+    def __init__(self, model: nn.Module, accelerator: Accelerator, table: nn.Embedding | None = None) -> None:
         self.model, self.accelerator = model, accelerator
-        # A launcher may start one process alone, which has nobody to meet.
+        self.wrapped: nn.Module = model
+        self._exchange: TableExchange | None = None
         model.to(accelerator.device)
-        self.wrapped: nn.Module = model if accelerator.num_processes == 1 else accelerator.prepare_model(model)
+        # A launcher may start one process alone, which has nobody to meet.
+        if accelerator.num_processes > 1:
+            if table is not None:
+                self._exchange = TableExchange(table)
+                self._exchange.as_the_first()
+                every = model.named_parameters(remove_duplicate=False)
+                names = [name for name, parameter in every if parameter is table.weight]
+                DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+            self.wrapped = accelerator.prepare_model(model)
 
     @property
     def is_whole(self) -> bool:
@@ -44,6 +57,14 @@ class Sharing:
 
     def finish(self) -> None:
         """The step's gradient is complete in `.grad` of the model's parameters after this."""
+        if self._exchange is not None:
+            self._exchange.meet()
+
+    def settle(self, optimizer: torch.optim.Optimizer) -> None:
+        """What the optimizer has put off is done, and alike in all processes; before weights are measured or kept."""
+        settle(optimizer)
+        if self._exchange is not None:
+            self._exchange.as_the_first(optimizer)
 
     def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
         """Scales the step's gradient down to `max_norm`; its norm before that."""
@@ -56,6 +77,10 @@ class Sharing:
 
     def close(self) -> None:
         """Training is over: `model` is plain and whole in every process."""
+        if self._exchange is not None:
+            # What DDP left alone here, it would leave alone in another training too.
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, [])
+            self._exchange.table.weight._ddp_ignored = False  # type: ignore[attr-defined]
 
 
 class FullySharded(Sharing):
@@ -71,7 +96,7 @@ class FullySharded(Sharing):
     """
 
     def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
-        self.model, self.accelerator = model, accelerator
+        self.model, self.accelerator, self._exchange = model, accelerator, None
         self._size, self._rank = accelerator.num_processes, accelerator.process_index
         kept = getattr(model, "kept_whole", list[nn.Module])()
         alike = {parameter for module in kept for parameter in module.parameters()}
@@ -209,13 +234,19 @@ class FullySharded(Sharing):
                 distributed.broadcast(tensor, 0)
 
 
-def shared(model: nn.Module, accelerator: Accelerator, train: Train, balance: Balance | None) -> Sharing:
-    """The model as `train.sharding` has it; one process alone has all of it.
+def shared(
+    model: nn.Module,
+    accelerator: Accelerator,
+    train: Train,
+    balance: Balance | None,
+    table: nn.Embedding | None = None,
+) -> Sharing:
+    """The model as `train.sharding` has it; one process alone has all of it. table: none where it is sharded.
 
     Raises InputError where it cannot be sharded.
     """
     if train.sharding == "none" or accelerator.num_processes == 1:
-        return Sharing(model, accelerator)
+        return Sharing(model, accelerator, table)
     if balance is not None and balance.gradients == "pcgrad":
         cause = "pcgrad compares whole gradients, and each process has a part of them"
         raise InputError(PLACE, cause, "leave it out, or set balance.gradients: sum")

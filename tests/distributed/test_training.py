@@ -47,7 +47,19 @@ def test_the_head_of_a_task_without_rows_stays_untouched(of_two):
         assert torch.equal(found[name], fresh[name]) == torch.equal(alone[name], fresh[name]) == (name in idle), name
 
 
-def test_what_two_processes_left_unfinished_one_goes_on_with(of_two):
-    alone = train_cases.trained("mixed").state_dict()
-    resumed = train_cases.trained("mixed", of_two / "stopped", checkpoint_every_steps=10).state_dict()
+@pytest.mark.parametrize("name", ["mixed", "sparse"])
+def test_what_two_processes_left_unfinished_one_goes_on_with(of_two, name):
+    alone = train_cases.trained(name).state_dict()
+    resumed = train_cases.trained(name, of_two / f"stopped {name}", checkpoint_every_steps=10).state_dict()
     assert worst(resumed, alone) < 1e-10
+
+
+def test_two_processes_with_sparse_embeddings_resume_to_the_same_bits(of_two):
+    found = [load_file(of_two / f"{name}-{rank}.safetensors") for name in ("whole", "resumed") for rank in (0, 1)]
+    for other in found[1:]:
+        assert worst(found[0], other) == 0
+
+
+def test_after_sparse_embeddings_a_model_can_be_trained_with_dense_ones(of_two):
+    first, second = (load_file(of_two / f"dense after sparse-{rank}.safetensors") for rank in (0, 1))
+    assert worst(first, second) == 0

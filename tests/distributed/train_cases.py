@@ -17,16 +17,21 @@ from kdtoolkit.training.checkpoint import weights
 ADAM = Optimizer(learning_rate=0.05, weight_decay=0.1)
 LONG = {"epochs": 15.0, "optimizer": ADAM}
 """60 steps of 8 rows."""
+SPARSE = {**LONG, "optimizer": Optimizer(learning_rate=0.05, weight_decay=0.1, embeddings="sparse")}
 CASES = {
     "one task a batch": {**LONG, "balance": None, "batch": "one_task"},
     "mixed": {**LONG, "balance": None},
     "accumulated": {**LONG, "balance": None, "rows": 2, "accumulate": 4},
     "fewer rows than processes": {**LONG, "balance": None, "rows": 1, "epochs": 2.0},
+    "sparse": {**SPARSE, "balance": None},
+    "sparse, accumulated": {**SPARSE, "balance": None, "rows": 2, "accumulate": 4},
+    "sparse, fewer rows than processes": {**SPARSE, "balance": None, "rows": 1, "epochs": 2.0},
     **{name: {**LONG, "balance": balance} for name, balance in three_tasks.BALANCES.items() if name != "fixed"},
 }  # fmt: skip
 RARE = {"sizes": [40, 30, 1], "balance": None, "batch": "one_task", "rows": 8, "epochs": 0.3, "optimizer": ADAM}
 """Three steps, of which none has a row of the last task."""
-DOUBLE = ("one task a batch", "mixed", "accumulated", "fewer rows than processes")
+DOUBLE = ("one task a batch", "mixed", "accumulated", "fewer rows than processes",
+          "sparse", "sparse, accumulated", "sparse, fewer rows than processes")  # fmt: skip
 
 
 def trained(name: str, folder: Path | None = None, **changes: object) -> torch.nn.Module:
@@ -43,8 +48,17 @@ def main() -> None:
         model = trained(name)
         save_file(weights(model), folder / f"{name}-{processes.rank()}.safetensors")
     # A run that is stopped half-way, and goes on with another number of processes.
+    for name in ("mixed", "sparse"):
+        with contextlib.suppress(KeyboardInterrupt):
+            trained(name, folder / f"stopped {name}", stop=30, checkpoint_every_steps=10)
+    # One that stops and goes on with as many processes, beside one that does not stop.
+    whole = trained("sparse", folder / "whole", checkpoint_every_steps=10)
     with contextlib.suppress(KeyboardInterrupt):
-        trained("mixed", folder / "stopped", stop=30, checkpoint_every_steps=10)
+        trained("sparse", folder / "again", stop=35, checkpoint_every_steps=10)
+    resumed = trained("sparse", folder / "again", checkpoint_every_steps=10)
+    dense = trained("mixed", model=trained("sparse"))
+    for name, model in (("whole", whole), ("resumed", resumed), ("dense after sparse", dense)):
+        save_file(weights(model), folder / f"{name}-{processes.rank()}.safetensors")
     processes.wait()
     processes.leave(0)
 

@@ -229,7 +229,8 @@ def test_a_frozen_table_needs_no_updates_row_by_row():
     model.embed.weight.requires_grad_(False)
     section = Optimizer(embeddings="sparse")
     assert (
-        embeddings.frozen_or_sparse(model, section, device="cpu", processes=1, compiled=False, projected=False) is None
+        embeddings.frozen_or_sparse(model, section, device="cpu", compiled=False, projected=False, sharded=False)
+        is None
     )
 
 
