@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,9 +70,14 @@ def _line(pair: tuple[str, str], prediction: Prediction, task: Task) -> str:
         parts.append(f', "second": {_json(pair[1])}')
     parts.append(f', "label": {_json(prediction.label)}')
     if prediction.probabilities is not None:
-        shares = ", ".join([f"{_json(name)}: {round(p, 6)!r}" for name, p in prediction.probabilities.items()])
+        shares = ", ".join([f"{_json(name)}: {_number(p)}" for name, p in prediction.probabilities.items()])
         parts.append(f', "probabilities": {{{shares}}}')
     return "".join([*parts, "}\n"])
+
+
+def _number(share: float) -> str:
+    """As `json` writes it, which has names of its own for what is not finite."""
+    return repr(round(share, 6)) if math.isfinite(share) else _json(share)
 
 
 def _batches(texts: Iterator[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:

@@ -350,3 +350,17 @@ def test_check_prints_facts_and_warnings(run, monkeypatch):
     done = run("check", "glue_bilstm", "--teacher", "x")
     assert done.output == "12 rows\nwarning: slow\nno problem found, 1 warning\n"
     assert json.loads(run("check", "demo", "--json").output) == {"lines": ["12 rows"], "warnings": ["slow"]}
+
+
+def test_an_answer_is_written_as_json_writes_it():
+    from kdtoolkit.cli.predict import _line
+    from kdtoolkit.predictor import Prediction
+    from kdtoolkit.tasks import Task
+
+    for pair, labels, shares in [(False, "a", [0.12345678, 1e-9]), (True, ["a"], [float("nan"), float("inf")])]:
+        task = Task("t", kind="classification", labels=("a", 'b"é'), pair=pair)
+        answer = Prediction(labels, dict(zip(task.labels, shares)))
+        whole = {"text": 'one "é\u2028', **({"second": "two"} if pair else {}), "label": labels}
+        whole["probabilities"] = {name: round(share, 6) for name, share in answer.probabilities.items()}
+        expected = json.dumps(whole, ensure_ascii=False) + "\n"
+        assert _line(('one "é\u2028', "two"), answer, task) == expected

@@ -58,3 +58,13 @@ def test_a_head_that_reads_other_tokens_keeps_them(reads, checkpoint):
 
     model.model.bert.pooler = Pooler()
     assert not LastLayer(model).is_shortened
+
+
+def test_a_model_that_cannot_read_what_is_made_up_is_left_as_it_is(checkpoint):
+    model = teacher_of(checkpoint("bert", SST2.labels))._loaded()
+
+    def refuse(tokens):
+        raise ValueError("no such text")
+
+    model.outputs = refuse
+    assert not LastLayer(model).is_shortened
