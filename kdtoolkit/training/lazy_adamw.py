@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from . import eager
+
 SETTLE_EVERY = 4096
 """Steps after which all rows are brought up to date in any case; what is kept for each step costs so little time."""
 
@@ -17,7 +19,7 @@ TINY = 1e-37
 """So that what has no moments does not move, and nothing is divided by 0."""
 
 
-class LazyAdamW(torch.optim.AdamW):
+class LazyAdamW(eager.AdamW):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) whose step costs nothing for word pieces it does not read.
 
     A row without a gradient moves on in Adam: its moments fade, and it follows the first of them. Here these moves are

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..recipe.schema import Optimizer as OptimizerSection
+from . import eager
 from .depths import depths_of
 from .lazy_adamw import LazyAdamW
 
@@ -29,15 +30,15 @@ def build_optimizer(
     groups = parameter_groups(model, section)
     if section.name == "adamax":
         groups = [{**group, "decay": group["weight_decay"], "weight_decay": 0.0} for group in groups]
-        adamax = torch.optim.Adamax(groups, betas=section.betas, eps=section.epsilon)
+        adamax = eager.Adamax(groups, betas=section.betas, eps=section.epsilon)
         adamax.register_step_pre_hook(decay)
         return adamax if section.bias_correction else without_bias_correction(adamax, "exp_avg", "exp_inf")
     if section.name == "adadelta":
-        return torch.optim.Adadelta(groups, rho=section.rho, eps=section.epsilon)
+        return eager.Adadelta(groups, rho=section.rho, eps=section.epsilon)
     if section.name == "sgd":
-        return torch.optim.SGD(groups, momentum=section.momentum)
+        return eager.SGD(groups, momentum=section.momentum)
     options: dict[str, Any] = {"betas": section.betas, "eps": section.epsilon, "fused": True}
-    optimizer = torch.optim.AdamW(groups, **options) if table is None else LazyAdamW(groups, table, **options)
+    optimizer = eager.AdamW(groups, **options) if table is None else LazyAdamW(groups, table, **options)
     return optimizer if section.bias_correction else without_bias_correction(optimizer, "exp_avg", "exp_avg_sq")
 
 

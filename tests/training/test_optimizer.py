@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -16,7 +17,7 @@ from kdtoolkit.recipe.load import recipe_from_dict
 from kdtoolkit.recipe.schema import Optimizer
 from kdtoolkit.student import Student
 from kdtoolkit.tasks import Task
-from kdtoolkit.training import StudentModel, checkpoint
+from kdtoolkit.training import StudentModel, checkpoint, eager
 from kdtoolkit.training.optimizer import build_optimizer, learning_rates, set_learning_rate
 
 NAMES = ("adamw", "adamax", "adadelta", "sgd")
@@ -123,6 +124,27 @@ def test_a_restored_optimizer_goes_on_to_the_same_bits(tmp_path, section):
     assert checkpoint.restore(tmp_path, fresh, restored)["step"] == 3
     resumed, _ = trained(section, 6, model=fresh, optimizer=restored, start=3)
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters()))
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "Adamax", "Adadelta", "SGD"])
+def test_an_optimizer_without_the_compiler_is_torchs_own(kind):
+    ours, theirs, called = Two(), Two(), []
+    optimizers = [getattr(module, kind)(list(model.parameters()), lr=0.1) for module, model in
+                  ((eager, ours), (torch.optim, theirs))]  # fmt: skip
+    optimizers[0].register_step_pre_hook(lambda *_: called.append(torch.is_grad_enabled()))
+    for step in range(4):
+        if step == 2:  # either goes on from the other's state
+            states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
+            for optimizer, state in zip(optimizers, reversed(states)):
+                optimizer.load_state_dict(state)
+        for model, optimizer in zip((ours, theirs), optimizers):
+            for name, gradient in gradients(step, ()).items():
+                getattr(model, name).grad = gradient
+            optimizer.step()
+            optimizer.zero_grad()
+            assert model.matrix.grad is None
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters()))
+    assert called == [True] * 4 and torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("name", NAMES)
