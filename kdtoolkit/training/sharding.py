@@ -1,4 +1,4 @@
-"""`train.sharding`: how the processes of a training share the model, which each has whole (DDP) or in part (FSDP)."""
+"""`train.sharding`: how the processes of a training share the model, which each has whole or in part (FSDP)."""
 
 from __future__ import annotations
 
@@ -12,75 +12,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..encoder_layers import numbered_layers
 from ..errors import InputError
 from ..recipe.schema import Balance, Train
-from .clipping import clip_gradients
-from .lazy_adamw import settle
-from .table_exchange import TableExchange
+from .collectives import as_the_first
+from .gradient_exchange import GradientExchange
+from .sharing import Averaging, Overlapping, Sharing
 
 PLACE = "train.sharding"
-
-
-class Sharing:
-    """What a training that several processes share has to do apart: here each of them holds the whole model.
-
-    model: the plain one. wrapped: the one whose forward pass makes the processes meet. table: the embeddings that are
-    updated row by row, if any.
-    """
-
-    def __init__(self, model: nn.Module, accelerator: Accelerator, table: nn.Embedding | None = None) -> None:
-        self.model, self.accelerator = model, accelerator
-        self.wrapped: nn.Module = model
-        self._exchange: TableExchange | None = None
-        model.to(accelerator.device)
-        # A launcher may start one process alone, which has nobody to meet.
-        if accelerator.num_processes > 1:
-            if table is not None:
-                self._exchange = TableExchange(table)
-                self._exchange.as_the_first()
-                every = model.named_parameters(remove_duplicate=False)
-                names = [name for name, parameter in every if parameter is table.weight]
-                DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
-            self.wrapped = accelerator.prepare_model(model)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether `model` can be called by one process alone."""
-        return True
-
-    def own(self, name: str, tensor: Tensor) -> Tensor:
-        """Of a whole tensor that is shaped like the parameter `name`, what this process keeps."""
-        return tensor
-
-    def finish(self) -> None:
-        """The step's gradient is complete in `.grad` of the model's parameters after this."""
-        if self._exchange is not None:
-            self._exchange.meet()
-
-    def settle(self, optimizer: torch.optim.Optimizer) -> None:
-        """What the optimizer has put off is done, and alike in all processes; before weights are measured or kept."""
-        settle(optimizer)
-        if self._exchange is not None:
-            self._exchange.as_the_first(optimizer)
-
-    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
-        """Scales the step's gradient down to `max_norm`; its norm before that."""
-        return clip_gradients(parameters, max_norm)
-
-    @contextmanager
-    def whole(self, optimizer: torch.optim.Optimizer | None = None) -> Iterator[None]:
-        """While it lasts, `model` is whole in the first process, and so are the moments of `optimizer`; of all."""
-        yield
-
-    def close(self) -> None:
-        """Training is over: `model` is plain and whole in every process."""
-        if self._exchange is not None:
-            # What DDP left alone here, it would leave alone in another training too.
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, [])
-            self._exchange.table.weight._ddp_ignored = False  # type: ignore[attr-defined]
+OVERLAPPING = {"cpu": False}
+"""Whether the processes meet within the backward pass, by device."""
 
 
 class FullySharded(Sharing):
@@ -96,19 +38,20 @@ class FullySharded(Sharing):
     """
 
     def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
-        self.model, self.accelerator, self._exchange = model, accelerator, None
+        self.model, self.accelerator = model, accelerator
         self._size, self._rank = accelerator.num_processes, accelerator.process_index
         kept = getattr(model, "kept_whole", list[nn.Module])()
         alike = {parameter for module in kept for parameter in module.parameters()}
         alike |= {parameter for parameter in model.parameters() if parameter.ndim == 0}
         self._alike = [parameter for parameter in model.parameters() if parameter in alike]
+        self._exchange = GradientExchange(self._alike)
         self._named = dict(model.named_parameters(remove_duplicate=False))
         self._shards: dict[nn.Parameter, Any] = {}
         """By parameter of the model, the twin's: a DTensor."""
         self.wrapped = self._twin(kept)
         for tensor in (*self._alike, *model.buffers()):
             tensor.data = tensor.data.to(accelerator.device)
-        self._as_the_first([*(parameter.data for parameter in self._alike), *model.buffers()])
+        as_the_first([*self._alike, *model.buffers()])
 
     def _twin(self, kept: Sequence[nn.Module]) -> nn.Module:
         from torch.distributed.device_mesh import init_device_mesh
@@ -150,21 +93,7 @@ class FullySharded(Sharing):
             parameter.data = shard.to_local()  # the same memory, wherever torch has put it
             parameter.grad = None if shard.grad is None else shard.grad.to_local()
             shard.grad = None
-        self._average([parameter for parameter in self._alike if parameter.requires_grad])
-
-    def _average(self, parameters: Sequence[nn.Parameter]) -> None:
-        """The mean of the processes' gradients; a gradient that one of them has, all have."""
-        if not parameters:
-            return
-        mine = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.float32)
-        has = self._sum(mine.to(self.accelerator.device)).gt(0).tolist()
-        chosen = [parameter for parameter, it_has in zip(parameters, has) if it_has]
-        for dtype in sorted({parameter.dtype for parameter in chosen}, key=str):
-            alike = [parameter for parameter in chosen if parameter.dtype == dtype]
-            flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike]
-            total = self._sum(torch.cat(flat)) / self._size
-            for parameter, gradient in zip(alike, total.split([len(some) for some in flat])):
-                parameter.grad = gradient.view_as(parameter)
+        self._exchange.meet()
 
     def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
         parts = [p.grad for p in parameters if p.grad is not None and p in self._shards]
@@ -205,7 +134,7 @@ class FullySharded(Sharing):
     def close(self) -> None:
         for parameter, shard in self._shards.items():
             parameter.data = self._gathered(shard, parameter.data)
-        self._as_the_first(list(self.model.buffers()))
+        as_the_first(list(self.model.buffers()))
         self.model.train(self.wrapped.training)
         self._shards, self.wrapped = {}, self.model
 
@@ -228,11 +157,6 @@ class FullySharded(Sharing):
         distributed.all_reduce(tensor)
         return tensor
 
-    def _as_the_first(self, tensors: Sequence[Tensor]) -> None:
-        for tensor in tensors:
-            if tensor.is_contiguous():  # or it is one value shown many times, a constant
-                distributed.broadcast(tensor, 0)
-
 
 def shared(
     model: nn.Module,
@@ -245,9 +169,15 @@ def shared(
 
     Raises InputError where it cannot be sharded.
     """
-    if train.sharding == "none" or accelerator.num_processes == 1:
-        return Sharing(model, accelerator, table)
-    if balance is not None and balance.gradients == "pcgrad":
+    # A launcher may start one process alone, which has nobody to meet.
+    if accelerator.num_processes == 1:
+        return Sharing(model, accelerator)
+    projected = balance is not None and balance.gradients == "pcgrad"
+    if train.sharding == "none":
+        if OVERLAPPING.get(accelerator.device.type, True):
+            return Overlapping(model, accelerator, table)
+        return Averaging(model, accelerator, table, projected=projected)
+    if projected:
         cause = "pcgrad compares whole gradients, and each process has a part of them"
         raise InputError(PLACE, cause, "leave it out, or set balance.gradients: sum")
     from torch.distributed import fsdp

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed, nn
 
+from .collectives import as_the_first, from_all
+
 
 class TableExchange:
-    """Makes the gradient of one table that of all processes, as DDP does with every other parameter, row by row.
+    """Makes the gradient of one table the mean of the processes' gradients, row by row.
 
     A step reads some hundred rows of a table of many thousand; to meet over all of them would cost a small student more
     than its step. The table must be the same in all processes at the start.
@@ -15,41 +17,49 @@ class TableExchange:
 
     def __init__(self, table: nn.Embedding) -> None:
         self.table, self._size = table, distributed.get_world_size()
+        self._own: Tensor | None = None
+
+    def facts(self) -> list[int]:
+        """What the others have to know before `meet`: how many rows this process has, and whether it has the whole."""
+        gradient = self.table.weight.grad
+        sparse = gradient is None or gradient.is_sparse
+        self._own = gradient.coalesce() if gradient is not None and gradient.is_sparse else None
+        return [0 if self._own is None else self._own.indices().shape[1], not sparse]
 
     @torch.no_grad()
-    def meet(self) -> None:
-        """The mean over the processes becomes `.grad` in each; nothing where no process has a gradient."""
-        weight = self.table.weight
-        own = weight.grad
-        sparse = own is None or own.is_sparse
-        gradient = own.coalesce() if own is not None and own.is_sparse else None
-        count = 0 if gradient is None else gradient.indices().shape[1]
-        facts = torch.tensor([count, not sparse], dtype=torch.int64, device=weight.device)
-        counts, whole = torch.stack(self._from_all(facts)).t().tolist()
-        if any(whole):  # a table that is also used in another way
-            total = torch.zeros_like(weight) if own is None else own.to_dense()
+    def meet(self, facts: list[list[int]]) -> None:
+        """The mean over the processes becomes `.grad` in each; nothing where no process has a gradient.
+
+        facts: those of all processes.
+        """
+        weight, counts = self.table.weight, [count for count, _ in facts]
+        if any(whole for _, whole in facts):  # a table that is also used in another way
+            total = torch.zeros_like(weight) if weight.grad is None else weight.grad.to_dense()
             distributed.all_reduce(total)
             weight.grad = total / self._size
         elif any(counts):
-            rows = torch.zeros(max(counts), dtype=torch.int64, device=weight.device)
+            numbers = torch.zeros(max(counts), dtype=torch.int64, device=weight.device)
             values = weight.new_zeros(max(counts), weight.shape[1])
-            if gradient is not None:
-                rows[:count], values[:count] = gradient.indices()[0], gradient.values()
-            places = torch.cat([part[:some] for part, some in zip(self._from_all(rows), counts)])
-            slopes = torch.cat([part[:some] for part, some in zip(self._from_all(values), counts)]) / self._size
-            weight.grad = torch.sparse_coo_tensor(places.unsqueeze(0), slopes, weight.shape).coalesce()
+            if self._own is not None:
+                here = self._own.indices().shape[1]
+                numbers[:here], values[:here] = self._own.indices()[0], self._own.values()
+            # One message of both, as bytes: the numbers of the rows, and their gradients.
+            mine = torch.cat([numbers.view(torch.uint8), values.view(torch.uint8).flatten()])
+            parts = from_all(mine)
+            border = numbers.numel() * numbers.element_size()
+            places = torch.cat([part[:border].view(torch.int64)[:some] for part, some in zip(parts, counts)])
+            slopes = torch.cat(
+                [part[border:].view(weight.dtype).view_as(values)[:some] for part, some in zip(parts, counts)]
+            )
+            weight.grad = torch.sparse_coo_tensor(
+                places.unsqueeze(0), slopes / self._size, weight.shape, check_invariants=False
+            ).coalesce()
+        self._own = None
 
-    @torch.no_grad()
     def as_the_first(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """The table of every process becomes the first's, to the bit, and with `optimizer` its moments too.
 
         Rows that wait are brought up to date when a process reads them, so that they differ by rounding meanwhile.
         """
         state = {} if optimizer is None else optimizer.state.get(self.table.weight, {})
-        for tensor in (self.table.weight, *(state[key] for key in sorted(state) if state[key].ndim)):
-            distributed.broadcast(tensor, 0)
-
-    def _from_all(self, tensor: Tensor) -> list[Tensor]:
-        parts = [torch.empty_like(tensor) for _ in range(self._size)]
-        distributed.all_gather(parts, tensor)
-        return parts
+        as_the_first([self.table.weight, *(state[key] for key in sorted(state) if state[key].ndim)])

@@ -28,18 +28,22 @@ def worst(one, other):
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-@pytest.mark.parametrize("name", train_cases.CASES)
-def test_two_processes_give_the_weights_of_one(of_two, name):
+WAYS = [*((name, "") for name in train_cases.CASES), *((name, ", overlapping") for name in train_cases.OVERLAPPING)]
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS, ids="".join)
+def test_two_processes_give_the_weights_of_one(of_two, name, way):
     bound = 1e-10 if name in train_cases.DOUBLE else 1e-5
     alone = train_cases.trained(name).state_dict()
-    first, second = (load_file(of_two / f"{name}-{rank}.safetensors") for rank in (0, 1))
+    first, second = (load_file(of_two / f"{name}{way}-{rank}.safetensors") for rank in (0, 1))
     assert worst(first, alone) < bound
     assert worst(first, second) == 0
 
 
-def test_the_head_of_a_task_without_rows_stays_untouched(of_two):
+@pytest.mark.parametrize("way", ["", ", overlapping"])
+def test_the_head_of_a_task_without_rows_stays_untouched(of_two, way):
     fresh = three_tasks.new_model().state_dict()
-    found = load_file(of_two / "rare-0.safetensors")
+    found = load_file(of_two / f"rare{way}-0.safetensors")
     alone = train_cases.trained("rare").state_dict()
     idle = [name for name in found if name.endswith(".moods") or name.startswith("student.idle")]
     assert len(idle) >= 3

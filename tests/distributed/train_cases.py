@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import three_tasks
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from kdtoolkit import processes
 from kdtoolkit.recipe.schema import Optimizer
+from kdtoolkit.training import sharding
 from kdtoolkit.training.checkpoint import weights
 
 ADAM = Optimizer(learning_rate=0.05, weight_decay=0.1)
@@ -28,6 +30,16 @@ CASES = {
     "sparse, fewer rows than processes": {**SPARSE, "balance": None, "rows": 1, "epochs": 2.0},
     **{name: {**LONG, "balance": balance} for name, balance in three_tasks.BALANCES.items() if name != "fixed"},
 }  # fmt: skip
+OVERLAPPING = (
+    "one task a batch",
+    "mixed",
+    "accumulated",
+    "fewer rows than processes",
+    "sparse",
+    "uncertainty",
+    "pcgrad",
+)
+"""Cases that are also trained by DDP, as on accelerators."""
 RARE = {"sizes": [40, 30, 1], "balance": None, "batch": "one_task", "rows": 8, "epochs": 0.3, "optimizer": ADAM}
 """Three steps, of which none has a row of the last task."""
 DOUBLE = ("one task a batch", "mixed", "accumulated", "fewer rows than processes",
@@ -40,13 +52,24 @@ def trained(name: str, folder: Path | None = None, **changes: object) -> torch.n
     return three_tasks.run(folder=folder, double=name in DOUBLE, **{**options, **changes})
 
 
+@contextlib.contextmanager
+def overlapping() -> Iterator[None]:
+    """Here too the processes meet within the backward pass."""
+    averaging = sharding.Averaging
+    sharding.OVERLAPPING["cpu"], sharding.Averaging = True, None  # which could not be called
+    yield
+    sharding.OVERLAPPING["cpu"], sharding.Averaging = False, averaging
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     processes.start()
     for name in (*CASES, "rare"):
-        model = trained(name)
-        save_file(weights(model), folder / f"{name}-{processes.rank()}.safetensors")
+        save_file(weights(trained(name)), folder / f"{name}-{processes.rank()}.safetensors")
+    with overlapping():
+        for name in (*OVERLAPPING, "rare"):
+            save_file(weights(trained(name)), folder / f"{name}, overlapping-{processes.rank()}.safetensors")
     # A run that is stopped half-way, and goes on with another number of processes.
     for name in ("mixed", "sparse"):
         with contextlib.suppress(KeyboardInterrupt):

@@ -1,0 +1,49 @@
+"""The gradients of a step, of several processes: each gets their mean, in one message a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import distributed, nn
+
+from .collectives import from_all
+from .table_exchange import TableExchange
+
+
+class GradientExchange:
+    """Makes the gradient of each parameter the mean of the processes' gradients; what none has used keeps none.
+
+    It works when the backward pass is over, where DDP begins within it. A CPU has no core that were free meanwhile, and
+    what DDP does for it (a walk through the graph for what was not used, a message a bucket) costs a small student as
+    much as its step. table: the embeddings of which rows are exchanged; they are no part of `parameters`.
+    The parameters must be the same in all processes at the start.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], table: TableExchange | None = None) -> None:
+        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self._table = table
+
+    @torch.no_grad()
+    def meet(self) -> None:
+        """The means become `.grad`, in all processes at the same place."""
+        if not self._parameters and self._table is None:
+            return
+        facts = [] if self._table is None else self._table.facts()
+        mine = [*facts, *(parameter.grad is not None for parameter in self._parameters)]
+        device = self._parameters[0].device if self._table is None else self._table.table.weight.device
+        every = torch.stack(from_all(torch.tensor(mine, dtype=torch.int64, device=device)))
+        used = every[:, len(facts) :].any(0).tolist()
+        chosen = [parameter for parameter, some in zip(self._parameters, used) if some]
+        under_way = []
+        for dtype in sorted({parameter.dtype for parameter in chosen}, key=str):
+            alike = [parameter for parameter in chosen if parameter.dtype == dtype]
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike])
+            under_way.append((alike, flat, distributed.all_reduce(flat, async_op=True)))
+        if self._table is not None:
+            self._table.meet(every[:, : len(facts)].tolist())
+        for alike, flat, work in under_way:
+            work.wait()
+            flat /= len(every)
+            for parameter, gradient in zip(alike, flat.split([parameter.numel() for parameter in alike])):
+                parameter.grad = gradient.view_as(parameter)
