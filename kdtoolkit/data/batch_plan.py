@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -142,7 +143,8 @@ class BatchPlan:
     def window(self, step: int, rank: int = 0, world_size: int = 1) -> Window:
         """The rows of optimizer step `step` (0-based) that `rank` works on.
 
-        A rank takes its slice of every micro-batch, so the slices of all ranks, in order, are the global window.
+        A rank takes its slice of every micro-batch, so the slices of all ranks, in order, are the global window. They
+        are of as many tokens, as near as rows allow, for the ranks wait for each other; of groups, of as many rows.
         """
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of {self.steps}")
@@ -163,10 +165,25 @@ class BatchPlan:
             micros = -(-rows // self._batch_rows)
             for micro in range(micros):
                 a, b = start + rows * micro // micros, start + rows * (micro + 1) // micros
-                own = slice(a + (b - a) * rank // world_size, a + (b - a) * (rank + 1) // world_size)
-                batches.append(epoch.order[own])
+                batches.append(self._share(epoch.order[a:b], rank, world_size))
                 first_rows.append(int(epoch.order[a]))
         return Window(batches, planned_rows, first_rows)
+
+    def _share(self, rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+        """The part of a micro-batch that a rank works on: one row at least, if there are as many as ranks."""
+        if world_size == 1:
+            return rows
+        if len(rows) < world_size:
+            return rows[len(rows) * rank // world_size : len(rows) * (rank + 1) // world_size]
+        # One more, so that no row counts nothing.
+        ends = np.concatenate([[0], np.cumsum(self._row_lengths[rows].astype(np.int64) + 1)])
+        first, end = np.searchsorted(ends, whole_cuts(ends, world_size)[rank : rank + 2])
+        return rows[first:end]
+
+    @cached_property
+    def _row_lengths(self) -> np.ndarray:
+        """By global row number."""
+        return np.concatenate(self._lengths)
 
     def visits(self, epoch: int) -> np.ndarray:
         """How often each row is visited in an epoch, (rows,) int32."""

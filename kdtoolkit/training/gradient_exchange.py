@@ -1,14 +1,17 @@
-"""The gradients of a step, of several processes: each gets their mean, in one message a step."""
+"""The gradients of a step, of several processes: each gets their mean, in as few messages as memory allows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import distributed, nn
 
 from .collectives import from_all
 from .table_exchange import TableExchange
+
+MESSAGE = 100_000_000
+"""Bytes of gradients that are sent at once; so much memory an exchange takes."""
 
 
 class GradientExchange:
@@ -35,15 +38,26 @@ class GradientExchange:
         every = torch.stack(from_all(torch.tensor(mine, dtype=torch.int64, device=device)))
         used = every[:, len(facts) :].any(0).tolist()
         chosen = [parameter for parameter, some in zip(self._parameters, used) if some]
-        under_way = []
-        for dtype in sorted({parameter.dtype for parameter in chosen}, key=str):
-            alike = [parameter for parameter in chosen if parameter.dtype == dtype]
-            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike])
-            under_way.append((alike, flat, distributed.all_reduce(flat, async_op=True)))
         if self._table is not None:
             self._table.meet(every[:, : len(facts)].tolist())
-        for alike, flat, work in under_way:
-            work.wait()
+        for alike in _messages(chosen):
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike])
+            distributed.all_reduce(flat)
             flat /= len(every)
             for parameter, gradient in zip(alike, flat.split([parameter.numel() for parameter in alike])):
                 parameter.grad = gradient.view_as(parameter)
+
+
+def _messages(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Parameters of one type together, as many as make a message: `MESSAGE` bytes, or one parameter."""
+    for dtype in sorted({parameter.dtype for parameter in parameters}, key=str):
+        message: list[nn.Parameter] = []
+        size = 0
+        for parameter in (parameter for parameter in parameters if parameter.dtype == dtype):
+            here = parameter.numel() * parameter.element_size()
+            if message and size + here > MESSAGE:
+                yield message
+                message, size = [], 0
+            message.append(parameter)
+            size += here
+        yield message

@@ -87,7 +87,7 @@ def test_over_any_number_of_epochs_the_rows_of_a_task_differ_by_one_visit_at_mos
 @settings(max_examples=80, deadline=None)
 @given(any_plan, st.integers(1, 7))
 def test_any_split_over_ranks_is_the_same_global_window(keys, world_size):
-    plan, _ = make(**keys)
+    plan, lengths = make(**keys)
     for step in range(plan.steps):
         whole = plan.window(step)
         ranks = [plan.window(step, rank, world_size) for rank in range(world_size)]
@@ -96,7 +96,18 @@ def test_any_split_over_ranks_is_the_same_global_window(keys, world_size):
             np.testing.assert_array_equal(np.concatenate([rank.batches[number] for rank in ranks]), batch)
         for rank in ranks:
             assert rank.planned_rows == whole.planned_rows and len(rank.batches) == len(whole.batches)
-            assert all(abs(len(r) * world_size - len(b)) < world_size for r, b in zip(rank.batches, whole.batches))
+            for own, batch in zip(rank.batches, whole.batches):
+                assert len(own) > 0 or len(batch) < world_size
+                tokens, longest = lengths[batch] + 1, lengths[batch].max() + 1
+                assert (lengths[own] + 1).sum() <= tokens.sum() / world_size + 2 * longest
+
+
+def test_ranks_get_as_many_tokens_each_and_not_as_many_rows():
+    lengths = np.arange(10, 110, dtype=np.int32)
+    plan = BatchPlan([100], [lengths], batch_rows=100, epochs=1, seed=0)
+    shares = [lengths[plan.window(0, rank, 3).batches[0]] for rank in range(3)]
+    assert [len(share) for share in shares] == [54, 26, 20]
+    assert max(map(np.sum, shares)) < 1.06 * min(map(np.sum, shares))
 
 
 @settings(max_examples=40, deadline=None)
