@@ -128,7 +128,7 @@ def _run(run: RunFolder, until: str, engine: Engine | None) -> dict[str, Any]:
     with _stage(run, "tokenize") as facts, processes.first_then_all():
         tokens = with_hidden_states(run, data, _tokens(run, data), None if labelled else teachers)
         facts["rows"] = tokens.rows
-    rows_held_out = HeldOut(data, recipe, tokens, run.data, _taught(run, data))
+        rows_held_out = HeldOut(data, recipe, tokens, run.data, _taught(run, data))
     held_out = rows_held_out if len(rows_held_out) else None
     if processes.from_first(lambda: not _is_whole(run.student)):
         run.forget("distill", "refine")

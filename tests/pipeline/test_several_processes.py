@@ -11,6 +11,7 @@ import pytest
 import yaml
 from launched import environment, free_port, launched
 from safetensors.torch import load_file
+from tiny_data import rows
 
 STILL = {
     "student": {"name": "bilstm", "width": 8, "embedding": 12, "dropout": 0.0},
@@ -28,6 +29,17 @@ def set_learning_rate(*arguments):
     return real(*arguments)
 loop.set_learning_rate = set_learning_rate
 """
+WATCH = """
+import os, sys, time
+first, folder = os.environ["RANK"] == "0", os.path.abspath("run") + os.sep
+def watch(event, details):
+    if event == "open" and isinstance(details[0], str) and details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        if os.path.abspath(details[0]).startswith(folder):
+            time.sleep(0.02)  # what is not waited for is not there yet
+            assert first, details[0]
+sys.addaudithook(watch)
+"""
+"""The first process writes slowly, and the others must not write into the run's folder."""
 MAIN = "\nfrom kdtoolkit.cli.main import main\nmain()"
 
 
@@ -134,6 +146,15 @@ def test_bad_input_is_said_once_and_leaves_nothing(written, tiny):
     assert [each.code for each in done] == [2, 1], done
     assert "sideways" in done[0].err and done[1].err == ""
     assert not (tiny / "run").exists()
+
+
+def test_the_first_process_alone_writes_into_the_run(written, tiny):
+    lines = [json.dumps(row) + "\n" for row in rows(700, 5, pair=False)]  # of so many, some are held out
+    (tiny / "data" / "mood" / "train.jsonl").write_text("".join(lines))
+    changes = {**STILL, "refine": {"epochs": 1}}
+    done = launched(2, "-c", WATCH + MAIN, "distill", "--recipe", str(written(**changes)), "--out", "run", cwd=tiny)
+    assert [each.code for each in done] == [0, 0], done
+    assert list((tiny / "run").rglob("tokens-*-held-out"))
 
 
 def test_an_error_of_one_process_is_said_by_it(written, tiny):
