@@ -1,4 +1,4 @@
-"""Memory of one of two processes that train a larger Transformer with AdamW, whole in each (DDP) and sharded (FSDP).
+"""Memory of one of two processes that train a larger Transformer with AdamW, whole in each and sharded (FSDP).
 
     OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000 python benchmarks/sharding.py [width]
 

@@ -146,7 +146,7 @@ class Train(Section):
     """torch.compile of the student's encoder, in one of its modes; reduce-overhead: CUDA graphs."""
     select: Select | None = None
     sharding: Literal["none", "fsdp"] = "none"
-    """Of several processes: whether each has the whole model (DDP), or a part of its parameters, gradients and moments
+    """Of several processes: whether each has the whole model, or a part of its parameters, gradients and moments
     (FSDP: Zhao et al. 2023, arXiv:2304.11277)."""
 
 
