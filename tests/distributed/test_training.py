@@ -28,7 +28,11 @@ def worst(one, other):
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-WAYS = [*((name, "") for name in train_cases.CASES), *((name, ", overlapping") for name in train_cases.OVERLAPPING)]
+WAYS = [
+    *((name, "") for name in train_cases.CASES),
+    *((name, ", overlapping") for name in train_cases.OVERLAPPING),
+    ("mixed", ", in small messages"),
+]
 
 
 @pytest.mark.parametrize(("name", "way"), WAYS, ids="".join)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from kdtoolkit import processes
 from kdtoolkit.recipe.schema import Optimizer
-from kdtoolkit.training import sharding
+from kdtoolkit.training import collectives, gradient_exchange, sharding
 from kdtoolkit.training.checkpoint import weights
 
 ADAM = Optimizer(learning_rate=0.05, weight_decay=0.1)
@@ -61,6 +61,14 @@ def overlapping() -> Iterator[None]:
     sharding.OVERLAPPING["cpu"], sharding.Averaging = False, averaging
 
 
+def take_the_first() -> None:
+    """Also what lies in memory in another order; what is one value many times stays."""
+    turned = (torch.arange(6.0).view(2, 3) + 10 * processes.rank()).t()
+    same = torch.ones(1, 1).expand(2, 3)
+    collectives.as_the_first([turned, same])
+    assert torch.equal(turned, torch.arange(6.0).view(2, 3).t()) and torch.equal(same, torch.ones(2, 3))
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
@@ -70,6 +78,10 @@ def main() -> None:
     with overlapping():
         for name in (*OVERLAPPING, "rare"):
             save_file(weights(trained(name)), folder / f"{name}, overlapping-{processes.rank()}.safetensors")
+    gradient_exchange.MESSAGE, whole = 64, gradient_exchange.MESSAGE
+    save_file(weights(trained("mixed")), folder / f"mixed, in small messages-{processes.rank()}.safetensors")
+    gradient_exchange.MESSAGE = whole
+    take_the_first()
     # A run that is stopped half-way, and goes on with another number of processes.
     for name in ("mixed", "sparse"):
         with contextlib.suppress(KeyboardInterrupt):
