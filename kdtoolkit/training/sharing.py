@@ -23,6 +23,9 @@ class Sharing:
     model: the plain one. wrapped: the one that is trained, by its forward pass.
     """
 
+    _table: TableExchange | None = None
+    """Of the embeddings that are updated row by row, if several processes do."""
+
     def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
         self.model, self.accelerator = model, accelerator
         self.wrapped: nn.Module = model
@@ -43,6 +46,8 @@ class Sharing:
     def settle(self, optimizer: torch.optim.Optimizer) -> None:
         """What the optimizer has put off is done, and alike in all processes; before weights are measured or kept."""
         settle(optimizer)
+        if self._table is not None:
+            self._table.as_the_first(optimizer)
 
     def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
         """Scales the step's gradient down to `max_norm`; its norm before that."""
@@ -76,11 +81,6 @@ class Averaging(Sharing):
         if self._gradients is not None:
             self._gradients.meet()
 
-    def settle(self, optimizer: torch.optim.Optimizer) -> None:
-        settle(optimizer)
-        if self._table is not None:
-            self._table.as_the_first(optimizer)
-
     def close(self) -> None:
         # Statistics of what a process has read, such as those of batch normalisation.
         as_the_first(self.model.buffers())
@@ -108,11 +108,6 @@ class Overlapping(Sharing):
         if self._table is not None:
             facts = torch.tensor(self._table.facts(), device=self.accelerator.device)
             self._table.meet(torch.stack(from_all(facts)).tolist())
-
-    def settle(self, optimizer: torch.optim.Optimizer) -> None:
-        settle(optimizer)
-        if self._table is not None:
-            self._table.as_the_first(optimizer)
 
     def close(self) -> None:
         if self._table is not None:
