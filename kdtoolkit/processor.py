@@ -11,15 +11,25 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 @functools.cache
 def flags() -> frozenset[str]:
     """The processor's feature flags as Linux lists them; empty where it does not say."""
+    return frozenset(_listed("flags", "features").split())
+
+
+def maker() -> str:
+    """Who made the processor, as it says itself (GenuineIntel, AuthenticAMD); "" where Linux does not say."""
+    return _listed("vendor_id")
+
+
+def _listed(*names: str) -> str:
+    """What Linux says of the first processor under the first of these names; "" for nothing."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return frozenset()
+        return ""
     for line in text.splitlines():
         key, _, value = line.partition(":")
-        if key.strip().lower() in ("flags", "features"):
-            return frozenset(value.split())
-    return frozenset()
+        if key.strip().lower() in names:
+            return value.strip()
+    return ""
 
 
 def has_bf16() -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdtoolkit.encoder_layers import EncoderLayers, depths_of, missing_part, provided_by, shape_of
 from kdtoolkit.errors import InputError
 from kdtoolkit.hub import checkpoint_folder, quiet
+from kdtoolkit.linear import with_quick_products
 from kdtoolkit.progress import log
 from kdtoolkit.shape import Shape
 from kdtoolkit.student import Encoded, Student, Tokens
@@ -180,7 +181,7 @@ def _build(config: Any, *, pooler: bool) -> nn.Module:
             raise InputError("student.pooling: pooler", cause, "choose first or mean")
     elif not pooler:
         encoder.pooler = None  # the pooling is ours; these weights would never learn
-    return encoder
+    return with_quick_products(encoder)
 
 
 def _load(source: str) -> tuple[nn.Module, frozenset[str]]:

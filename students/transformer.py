@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from kdtoolkit import Encoded, InputError, Student, Tokens
 from kdtoolkit.dropout import Dropout
+from kdtoolkit.linear import Linear, linear
 from kdtoolkit.shape import Shape
 
 from .options import dropout_rate, one_of, whole_number
@@ -32,11 +33,11 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.rate = heads, dropout
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.attended = nn.Linear(width, width)
+        self.query_key_value = Linear(width, 3 * width)
+        self.attended = Linear(width, width)
         self.attended_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
-        self.inner = nn.Linear(width, feedforward)
-        self.outer = nn.Linear(feedforward, width)
+        self.inner = Linear(width, feedforward)
+        self.outer = Linear(feedforward, width)
         self.outer_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.dropout = Dropout(dropout)
 
@@ -50,8 +51,8 @@ class Layer(nn.Module):
             query, key, value = self._split(self.query_key_value(states))
             return self._rest(states, query, key, value, mask), (query, key, value)
         weight, bias, width = self.query_key_value.weight, self.query_key_value.bias, states.shape[2]
-        (query,) = self._split(functional.linear(states[:, :1], weight[:width], bias[:width]))
-        key, value = self._split(functional.linear(states, weight[width:], bias[width:]))
+        (query,) = self._split(linear(states[:, :1], weight[:width], bias[:width]))
+        key, value = self._split(linear(states, weight[width:], bias[width:]))
         return self._rest(states[:, :1], query, key, value, mask), None
 
     def _split(self, projected: Tensor) -> tuple[Tensor, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kdtoolkit.errors import InputError, WorkError
 from kdtoolkit.hub import TOKENIZER_FILES, quiet, weight_files
+from kdtoolkit.linear import with_quick_products
 
 # Names that model types give to their dropout rates.
 DROPOUTS = (
@@ -181,7 +182,7 @@ class Checkpoint:
                 trust_remote_code=self.trust_remote_code,
                 output_loading_info=True,
             )
-        return model, sorted(report["missing_keys"])
+        return with_quick_products(model), sorted(report["missing_keys"])
 
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:

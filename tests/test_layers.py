@@ -23,6 +23,7 @@ LAYERS = [
         "hub",
         "ahead",
         "dropout",
+        "linear",
         "memory",
         "processes",
         "progress",
