@@ -7,22 +7,25 @@
 
 How long every text is, the tokenizer tells before the teacher has to work; so the size is known at once, and the files
 have their final size from the start. They are filled in parts under another name, and get theirs when they are whole.
+Of several processes each fills its share of the parts; files done-<first text>-<stop> say
+which are done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
+from .. import processes
 from ..data.features import RowFeatures
 from ..data.rows import Rows
 from ..errors import InputError, WorkError
@@ -31,14 +34,14 @@ from ..files import atomic_folder, read_json, reserve, sync, write_json
 from ..progress import log, track
 from ..shape import Shape
 from ..teacher import Teacher
-from .labelling import Texts, unlabelled
+from .labelling import Texts, shares, unlabelled
 
 BATCH_ROWS = 64
 """Texts of a call of the teacher."""
 PART_BATCHES = 8
 """Calls after which what was done is kept: what a kill can cost."""
 READ_ROWS = 2048
-MANIFEST, PROGRESS = "features.json", "progress.json"
+MANIFEST, DONE = "features.json", "done-{}-{}"
 LIVE = "set objective.hidden_states: live, which computes them in every step"
 
 
@@ -116,6 +119,7 @@ class LiveFeatures:
 def store_features(teacher: Teacher, rows: Rows, names: Sequence[str], root: Path) -> Path:
     """The folder with the teacher's features of these rows; what it lacks is computed. Restarted, it goes on.
 
+    Of several processes all call this at the same place, and each computes a share.
     names: of features. root: of the label store.
     Raises InputError if the disk has no room for them, or a value is beyond float16.
     """
@@ -124,16 +128,23 @@ def store_features(teacher: Teacher, rows: Rows, names: Sequence[str], root: Pat
     texts = Texts.of([rows])
     digest = blake2b(json.dumps(names).encode() + np.ascontiguousarray(texts.ids).tobytes(), digest_size=8).hexdigest()
     folder = root / teacher.fingerprint / rows.task.name / f"features-{digest}"
-    if (folder / MANIFEST).is_file():
-        return folder
     unfinished = folder.with_name(f"unfinished-{digest}")
-    with _locked(folder.with_name(f".features-{digest}.lock")):
-        if not (folder / MANIFEST).is_file():
-            if not (unfinished / PROGRESS).is_file():
-                _lay_out(unfinished, teacher, texts, names, shape)
-            _fill(unfinished, teacher, texts, names, shape)
-            unfinished.rename(folder)
-            sync(folder.parent)
+
+    def is_left() -> bool:
+        if not (folder / MANIFEST).is_file() and not (unfinished / MANIFEST).is_file():
+            _lay_out(unfinished, teacher, texts, names, shape)
+        return not (folder / MANIFEST).is_file()
+
+    # Against other runs; those of this one meet here, and the first speaks for them.
+    with _locked(folder.with_name(f".features-{digest}.lock")) if processes.is_first() else contextlib.nullcontext():
+        if processes.from_first(is_left):
+            _fill(unfinished, teacher, texts, names, shape, processes.rank(), processes.size())
+            processes.wait()
+            if processes.is_first():
+                unfinished.rename(folder)
+                sync(folder.parent)
+                for mark in folder.glob(DONE.format("*", "*")):
+                    mark.unlink()
     return folder
 
 
@@ -176,31 +187,74 @@ def _lay_out(folder: Path, teacher: Teacher, texts: Texts, names: tuple[str, ...
         np.save(temporary / "lengths.npy", lengths, allow_pickle=False)
         manifest = {"schema": 1, "names": list(names), "shape": list(shape), "texts": len(texts), "bytes": needed}
         write_json(temporary / MANIFEST, manifest)
-        write_json(temporary / PROGRESS, {"texts": 0})
 
 
-def _fill(folder: Path, teacher: Teacher, texts: Texts, names: tuple[str, ...], shape: Shape) -> None:
-    """Asks the teacher for what is missing; what a part has written is on the disk before it counts as done."""
-    lengths, done = np.load(folder / "lengths.npy"), int(read_json(folder / PROGRESS)["texts"])
+def _fill(
+    folder: Path, teacher: Teacher, texts: Texts, names: tuple[str, ...], shape: Shape, rank: int, world_size: int
+) -> None:
+    """Asks the teacher for what is missing of this process's parts; the disk has a part before it counts as done."""
+    lengths = np.load(folder / "lengths.npy")
     offsets = {name: _offsets(name, shape, lengths) for name in names}
-    files = {name: np.lib.format.open_memmap(folder / _file(name), "r+") for name in names}
-    with track(f"hidden states {teacher.task.name}", len(texts) - done) as advance:
-        for start in range(done, len(texts), BATCH_ROWS):
-            stop = min(start + BATCH_ROWS, len(texts))
-            found = teacher.features(texts.examples(slice(start, stop)), names)
-            if not np.array_equal(found.mask.sum(1), lengths[start:stop]):
-                raise WorkError(f"{folder}: the teacher reads other tokens than before; delete the folder and resume")
-            for name in names:
-                flat = _flat(name, shape, found.values[name], lengths[start:stop])
-                if not np.isfinite(flat).all():
-                    place = f"teacher {teacher.source}, task {teacher.task.name}: {name}"
-                    raise InputError(place, "has values that float16 cannot hold", LIVE)
-                files[name][offsets[name][start] : offsets[name][stop]] = flat
-            advance(stop - start)
-            if stop == len(texts) or (stop // BATCH_ROWS) % PART_BATCHES == 0:
-                for values in files.values():
-                    values.flush()
-                write_json(folder / PROGRESS, {"texts": stop})
+    owners = shares(texts.characters, BATCH_ROWS * PART_BATCHES, world_size)
+    parts = [_batches(part, len(texts)) for part in np.flatnonzero(owners == rank).tolist()]
+    marks = [folder / DONE.format(batches[0].start, batches[-1].stop) for batches in parts]
+    mine = [(batches, mark) for batches, mark in zip(parts, marks) if not mark.is_file()]
+    with contextlib.ExitStack() as open_files:
+        files = {name: open_files.enter_context(_FlatFile(folder / _file(name))) for name in names}
+        left = sum(batches[-1].stop - batches[0].start for batches, _ in mine)
+        advance = open_files.enter_context(track(f"hidden states {teacher.task.name}", left))
+        for batches, mark in mine:
+            for some in batches:
+                found = teacher.features(texts.examples(some), names)
+                if not np.array_equal(found.mask.sum(1), lengths[some]):
+                    cause = "the teacher reads other tokens than before; delete the folder and resume"
+                    raise WorkError(f"{folder}: {cause}")
+                for name in names:
+                    flat = _flat(name, shape, found.values[name], lengths[some])
+                    if not np.isfinite(flat).all():
+                        place = f"teacher {teacher.source}, task {teacher.task.name}: {name}"
+                        raise InputError(place, "has values that float16 cannot hold", LIVE)
+                    files[name].write(int(offsets[name][some.start]), flat)
+                advance(some.stop - some.start)
+            for file in files.values():
+                file.flush()
+            mark.touch()
+
+
+def _batches(part: int, texts: int) -> list[slice]:
+    """The texts of a part, call by call of the teacher."""
+    first = part * BATCH_ROWS * PART_BATCHES
+    stop = min(first + BATCH_ROWS * PART_BATCHES, texts)
+    return [slice(start, min(start + BATCH_ROWS, stop)) for start in range(first, stop, BATCH_ROWS)]
+
+
+class _FlatFile:
+    """A flat array on the disk, written in places; several processes may write different places, also over a network.
+
+    A mapped file would not do: processes of two machines that write into the same page undo each other.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("r+b")
+        np.lib.format.read_magic(self._file)
+        np.lib.format.read_array_header_1_0(self._file)
+        self._begin = self._file.tell()
+
+    def __enter__(self) -> _FlatFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, place: int, values: np.ndarray) -> None:
+        """Writes from the number `place` on."""
+        self._file.seek(self._begin + place * values.itemsize)
+        self._file.write(values.tobytes())
+
+    def flush(self) -> None:
+        """What was written is on the disk after it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
 
 def _flat(name: str, shape: Shape, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -230,7 +284,7 @@ def _file(name: str) -> str:
     return name.replace("/", "-") + ".npy"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One process at a time; the others wait, and find the work done."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .. import processes
 from ..data.collate import Collator, TaskArrays
 from ..data.features import FeatureSource, RowFeatures, check_lengths
 from ..data.prepare import TaskRows
@@ -127,7 +128,10 @@ def stored_sizes(
 
 
 def store_hidden_states(run: RunFolder, data: Mapping[str, TaskRows], teachers: Teachers, source: str | None) -> None:
-    """Stores what the terms need, unless it is computed live, and notes for each task where it is."""
+    """Stores what the terms need, unless it is computed live, and notes for each task where it is.
+
+    Of several processes all call this at the same place; each computes a share, and the first writes the notes.
+    """
     if not run.recipe.objective.terms:
         return
     tasks = [rows.task for rows in data.values()]
@@ -143,7 +147,8 @@ def store_hidden_states(run: RunFolder, data: Mapping[str, TaskRows], teachers: 
                 folder = store_features(teacher, _learned(data[name]), needed[name], root)
                 teacher.close()
                 note["folder"] = str(folder.resolve())
-        write_json(_note(run, name), note)
+        if processes.is_first():
+            write_json(_note(run, name), note)
 
 
 def hidden_states_stored(run: RunFolder, data: Mapping[str, TaskRows]) -> bool:

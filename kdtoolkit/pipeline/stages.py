@@ -117,9 +117,7 @@ def _run(run: RunFolder, until: str, engine: Engine | None) -> dict[str, Any]:
             return run.state()
         with _stage(run, "label") as facts:
             facts.update(label(run, data, teachers, engine))
-            with processes.first_then_all():
-                if processes.is_first():
-                    store_hidden_states(run, data, teachers, teacher_checkpoint(recipe, run))
+            store_hidden_states(run, data, teachers, teacher_checkpoint(recipe, run))
         _close(teachers)
     if until in ("teach", "label"):
         return run.state()

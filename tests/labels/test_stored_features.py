@@ -158,6 +158,32 @@ def test_what_a_stopped_process_has_finished_is_not_computed_again(tmp_path, few
     assert not list(folder.parent.glob("unfinished-*"))
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4).flatmap(lambda size: st.permutations(range(size))), st.integers(0, 20))
+def test_any_number_of_processes_fill_the_same_bytes(tmp_path_factory, ranks, calls_before):
+    work = tmp_path_factory.mktemp("shares")
+    rows, whole = rows_of(work, TEXTS), Spelling()
+    asked = []
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(features, "BATCH_ROWS", 4)
+        few.setattr(features, "PART_BATCHES", 2)
+        straight = store_features(whole, rows, NAMES, work / "straight")
+        stopped = Spelling()
+        stopped.fail_after = calls_before  # by one process, which others then go on from
+        try:
+            unfinished = store_features(stopped, rows, NAMES, work / "shared")
+        except KeyboardInterrupt:
+            (unfinished,) = (work / "shared").glob("*/*/unfinished-*")
+            for rank in ranks:
+                teacher = Spelling()
+                features._fill(unfinished, teacher, features.Texts.of([rows]), NAMES, SHAPE, rank, len(ranks))
+                asked += teacher.asked
+    kept = stopped.asked[: len(stopped.asked) // 2 * 2] if asked else stopped.asked
+    assert sorted(kept + asked) == sorted(whole.asked)  # each text once, with the same others
+    for file in sorted(straight.glob("*.npy")):
+        assert file.read_bytes() == (unfinished / file.name).read_bytes(), file.name
+
+
 def calls(folder, rows):
     """What an unstopped teacher is asked, call by call."""
     teacher = Spelling()

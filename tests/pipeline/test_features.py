@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from launched import launched
 from safetensors.torch import load_file
 
 import kdtoolkit
@@ -90,7 +91,8 @@ def test_killed_while_states_are_stored_and_again_in_training_it_resumes_to_the_
     killed = kdtool("distill", "--recipe", "terms.yaml", "--out", "run", cwd=tiny, prelude=kill, check=None)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (unfinished,) = (tiny / "other-store").glob("*/mood/unfinished-*")
-    assert 0 < json.loads((unfinished / "progress.json").read_text())["texts"] < 200
+    assert {"done-0-32", "done-32-64"} <= {path.name for path in unfinished.glob("done-*")}
+    assert not (unfinished / "done-160-192").exists()
 
     steps, real = [], loop.set_learning_rate
 
@@ -109,6 +111,29 @@ def test_killed_while_states_are_stored_and_again_in_training_it_resumes_to_the_
     run_stages(resume_run(tiny / "run"))
     for name in ("model.safetensors", "config.json"):
         assert (tiny / "run/student" / name).read_bytes() == (straight / "student" / name).read_bytes()
+
+
+def test_two_processes_store_the_states_of_one(of_bert, tiny):
+    counted = (
+        "import os\nimport kdtoolkit.labels.features as f\n"
+        "f.BATCH_ROWS, f.PART_BATCHES = 16, 1\nreal = f._flat\n"
+        "def flat(name, shape, values, lengths):\n"
+        "    with open(f'asked-{store}-' + os.environ['RANK'], 'a') as file:\n"
+        "        file.write(f'{len(lengths)}\\n')\n"
+        "    return real(name, shape, values, lengths)\nf._flat = flat\nfrom kdtoolkit.cli.main import main\nmain()\n"
+    )
+    found, asked = [], []
+    for count in (1, 2):
+        (tiny / "terms.yaml").write_text(yaml.safe_dump(of_bert(store=str(tiny / f"store-{count}"), terms=[PKD])))
+        program = counted.replace("{store}", str(count))
+        done = launched(count, "-c", program, "label", "--recipe", "terms.yaml", "--out", f"run-{count}", cwd=tiny)
+        assert [each.code for each in done] == [0] * count, done
+        (folder,) = (tiny / f"store-{count}").glob("*/mood/features-*")
+        found.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        asked.append([sum(map(int, path.read_text().split())) for path in sorted(tiny.glob(f"asked-{count}-*"))])
+        assert json.loads((tiny / f"run-{count}/data/mood/hidden-states.json").read_text())["folder"] == str(folder)
+    assert found[0] == found[1] and not [name for name in found[1] if name.startswith("done")]
+    assert sum(asked[1]) == asked[0][0] and min(asked[1]) > 0.3 * asked[0][0]  # each its half, no text twice
 
 
 def test_check_says_what_the_stored_states_will_take(of_bert, tiny, monkeypatch):
