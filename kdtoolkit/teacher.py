@@ -64,6 +64,10 @@ class Teacher(ABC):
         if options:
             raise TypeError(f"{type(self).__name__}: unknown option{'s' * (len(options) > 1)} {', '.join(options)}")
 
+    @classmethod
+    def import_libraries(cls) -> None:
+        """Imports what takes seconds and is needed later. Processes that wait for the first one do so meanwhile."""
+
     @abstractmethod
     def logits(self, examples: Sequence[Example]) -> np.ndarray:
         """Values for each example, (rows, task.outputs) float32, columns in the order of `task.labels`.

@@ -150,6 +150,11 @@ class HuggingFaceTeacher(Teacher):
         }  # fmt: skip
         self._use(checkpoint_folder(source, self.place, revision=revision))
 
+    @classmethod
+    def import_libraries(cls) -> None:
+        # The last is what every architecture imports.
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer, modeling_layers  # noqa: F401
+
     def _check(self, option: str, holds: bool, value: object, expected: str) -> None:
         if not holds:
             raise InputError(f"{self.place}: {option}", f"{value!r} is not {expected}")

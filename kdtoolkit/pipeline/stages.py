@@ -39,7 +39,7 @@ from .refusals import refuse
 from .run_folder import RunFolder
 from .student import Boards, refine_student, train_student
 from .student_data import StudentData, tokenize
-from .teach import build_teachers, ready_teachers, teacher_checkpoint
+from .teach import build_teachers, import_libraries, ready_teachers, teacher_checkpoint
 
 DEMO = "demo:"
 
@@ -82,6 +82,8 @@ def _is_finished(run: RunFolder) -> bool:
 
 def _run(run: RunFolder, until: str, engine: Engine | None) -> dict[str, Any]:
     recipe = run.recipe
+    if not processes.is_first():
+        import_libraries(recipe)  # while the first prepares
     with _stage(run, "prepare") as facts, processes.first_then_all():
         data = prepare(recipe, run.data)
         facts["digest"] = same_data(run, data)

@@ -46,6 +46,13 @@ def option_problems(recipe: Recipe) -> list[str]:
     return problems
 
 
+def import_libraries(recipe: Recipe) -> None:
+    """Imports what the recipe's teachers will need."""
+    for section in recipe.teachers:
+        kind: type[Teacher] = plugins.plugin("teacher", resolve_teacher(section.name)[0])
+        kind.import_libraries()
+
+
 def build_teachers(recipe: Recipe, data: Mapping[str, TaskRows]) -> dict[str, list[Teacher]]:
     """Builds every teacher, fine-tuned or not, before the first of them works: all problems are raised together."""
     teachers: dict[str, list[Teacher]] = {}

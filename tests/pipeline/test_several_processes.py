@@ -157,6 +157,20 @@ def test_the_first_process_alone_writes_into_the_run(written, tiny):
     assert list((tiny / "run").rglob("tokens-*-held-out"))
 
 
+def test_who_waits_for_the_data_imports_meanwhile(written, tiny):
+    waits = (
+        "import os\nimport kdtoolkit.pipeline.stages as s\nfrom kdtoolkit.teacher import Teacher\n"
+        "rank, real = os.environ['RANK'], s.prepare\n"
+        "def said(what):\n    open(f'said-{rank}', 'a').write(what + '\\n')\n"
+        "Teacher.import_libraries = classmethod(lambda cls: said('imports'))\n"
+        "def prepare(*a):\n    said('prepares')\n    return real(*a)\ns.prepare = prepare\n"
+    )
+    done = launched(2, "-c", waits + MAIN, "label", "--recipe", str(written()), "--out", "run", cwd=tiny)
+    assert [each.code for each in done] == [0, 0], done
+    first, other = ((tiny / f"said-{rank}").read_text().split() for rank in (0, 1))
+    assert first == ["prepares"] and set(other[:-1]) == {"imports"} and other[-1] == "prepares"
+
+
 def test_an_error_of_one_process_is_said_by_it(written, tiny):
     fails = "import os\nimport kdtoolkit.labels.labelling as l\nreal = l.teacher_values\n"
     fails += "def teacher_values(*a):\n    if os.environ['RANK'] == '1':\n        raise ValueError('lost its way')\n"
