@@ -17,12 +17,12 @@ CPU_ALLOCATOR = ("can't allocate memory", "DefaultCPUAllocator", "bad allocation
 
 KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 """How many compiled kernels oneDNN and torch's layer over it keep, 1,024 each if the environment does not say."""
-KERNELS = 64
+KERNELS = 32
 """Enough for a model: it has few sizes of matrices, and batches of one length follow one another."""
 
 
 def keep_few_kernels() -> None:
-    """Before the first bfloat16 product on a CPU: its kernels, one for each shape of a batch, are not all kept.
+    """Before oneDNN's first product on a CPU: its kernels, one for each shape of a batch, are not all kept.
 
     Texts come in so many lengths that those of all shapes take hundreds of megabytes (BENCHMARKS.md), and save nothing.
     What the environment says already is left as it is.
