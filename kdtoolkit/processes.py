@@ -1,8 +1,8 @@
 """The processes that work on one run together: which of them this is, and how they agree.
 
-torchrun starts them (or accelerate launch, on GPUs); without one there is a single process, and nothing here does
-anything. All of them see the same files, also on several machines: the first writes, the others read. torch is imported
-only where there are several.
+torchrun, accelerate launch or mpirun start them (`launcher`); without one there is a single process, and nothing here
+does anything. All of them see the same files, also on several machines: the first writes, the others read. torch is
+imported only where there are several.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from . import launcher
 from .errors import InputError, PeerFailed, WorkError
+from .progress import log
 
 T = TypeVar("T")
 
@@ -28,18 +30,17 @@ _in_turn = False
 
 def launch(count: int | str | None = None) -> str:
     """How `count` processes are started; None: as many as there are."""
-    return f"torchrun --nproc-per-node {size() if count is None else count} -m kdtoolkit"
+    return launcher.command(size() if count is None else count)
 
 
 def rank() -> int:
     """This process's number among those of the run; the first, 0, writes and speaks for all."""
-    return int(os.environ.get("RANK", "0")) if size() > 1 else 0
+    return launcher.rank()
 
 
 def size() -> int:
     """How many processes the run has; what no number is, `start` refuses."""
-    given = os.environ.get("WORLD_SIZE", "1")
-    return int(given) if given.isdecimal() else 1
+    return launcher.size()
 
 
 def is_first() -> bool:
@@ -53,12 +54,13 @@ def start(asked: int | None = None) -> None:
     asked: how many there are to be. Raises InputError where the launcher started another number, such as one in the
     place of several, which would work as well, and alone.
     """
-    found = _size_by_launcher()
+    found = launcher.checked_size()
     if asked is not None and asked != found:
         remedy = f"start them with {launch(asked)} ..." if found == 1 else "give the number there is"
         raise InputError("--processes", f"{asked} processes were asked for, and the launcher started {found}", remedy)
     if found == 1:
         return
+    launcher.tell_torch()
     # DDP looks for heads without rows in every step, and advises against it after the first that has none.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
@@ -66,6 +68,8 @@ def start(asked: int | None = None) -> None:
 
     if distributed.is_initialized():
         return
+    for line in launcher.unheeded() if is_first() else ():
+        log.warning(line)
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -168,29 +172,6 @@ def leave(code: int) -> NoReturn:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
-
-
-def _size_by_launcher() -> int:
-    """WORLD_SIZE, checked."""
-    given = {name: os.environ.get(name) for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR")}
-    if given["WORLD_SIZE"] is None:
-        if given["MASTER_ADDR"] is not None and given["RANK"] is None:
-            raise InputError(
-                "launcher",
-                "it set MASTER_ADDR, as for several processes, and started this one alone (there is no WORLD_SIZE); "
-                "`accelerate launch --cpu` does so",
-                f"use {launch('N')} ..., or unset MASTER_ADDR",
-            )
-        return 1
-    try:
-        found = int(given["WORLD_SIZE"])
-        number = int(given["RANK"] or ("0" if found == 1 else ""))
-    except ValueError as error:
-        cause = f"WORLD_SIZE is {given['WORLD_SIZE']!r} and RANK is {given['RANK']!r}"
-        raise InputError("launcher", cause, f"use {launch('N')} ..., or unset both") from error
-    if not 0 <= number < found:
-        raise InputError("launcher", f"RANK is {number} of WORLD_SIZE {found}", f"use {launch('N')} ...")
-    return found
 
 
 def _in_step() -> None:

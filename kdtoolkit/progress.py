@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from . import launcher
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -38,7 +40,7 @@ def track(description: str, total: int | None, unit: str = "rows") -> Iterator[A
     On a terminal a bar with rate and time left; elsewhere a plain log line at most every LINE_SECONDS and one at the
     end. Nothing is shown while the log is silent, and only the first process of a distributed run speaks.
     """
-    if not log.isEnabledFor(logging.INFO) or os.environ.get("RANK", "0") != "0":
+    if not log.isEnabledFor(logging.INFO) or launcher.rank() > 0:
         yield _silent
     elif _is_terminal():
         with _bar(description, total, unit) as advance:

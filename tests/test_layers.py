@@ -26,6 +26,7 @@ LAYERS = [
         "linear",
         "memory",
         "processes",
+        "launcher",
         "progress",
         "shape",
         "encoder_layers",

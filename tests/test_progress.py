@@ -59,7 +59,8 @@ def test_nothing_is_said_where_nobody_listens(caplog):
 
 
 def test_only_the_first_process_speaks(listening, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
     with progress.track("reading", 10) as advance:
         advance()
     assert not listening.records

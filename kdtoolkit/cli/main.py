@@ -155,7 +155,7 @@ def kdtool(context: click.Context, debug: bool) -> None:
     command = context.invoked_subcommand
     if processes.size() > 1 and command not in TOGETHER:
         cause = f"it started {processes.size()} processes, and `kdtool {command}` works in one"
-        raise InputError("launcher", cause, "start it without torchrun")
+        raise InputError("launcher", cause, "start it without a launcher")
     show(logging.DEBUG if debug else logging.INFO if processes.is_first() else logging.ERROR)
 
 

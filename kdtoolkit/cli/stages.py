@@ -26,7 +26,7 @@ def run_options(command: Any) -> Any:
             "--processes",
             type=click.IntRange(min=1),
             metavar="N",
-            help="Refuse to start unless a launcher (torchrun) has started N processes.",
+            help="Refuse to start unless a launcher (torchrun, accelerate launch, mpirun) has started N processes.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print results as JSON instead of a table."),
         click.option("--resume", metavar="RUN", help="Go on with an unfinished run; a finished one stays as it is."),

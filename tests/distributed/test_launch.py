@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import test_launchers
 from launched import environment, free_port, launched
 
 pytestmark = pytest.mark.slow
@@ -50,6 +51,21 @@ def test_a_launcher_that_starts_one_process_for_two_is_refused(tmp_path):
     )  # fmt: skip
     assert done.returncode != 0 and not (tmp_path / "run").exists()
     assert "kdtool: launcher: it set MASTER_ADDR, as for several processes, and started this one alone" in done.stderr
+
+
+def test_every_launcher_makes_the_same_run(tmp_path):
+    found = {}
+    for name in test_launchers.LAUNCHERS:
+        folder = tmp_path / name
+        folder.mkdir()
+        # Each with a store of its own, and all with the same teacher: a run that another has labelled tells nothing.
+        done = test_launchers.start(
+            name, folder, "-m", "kdtoolkit", "distill", "--processes", "2", *SHORT, "--out", "run", "--set",
+            f"store={folder / 'store'}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found[name] = (folder / "run" / "student" / "model.safetensors").read_bytes()
+    assert len(set(found.values())) == 1
 
 
 @pytest.fixture

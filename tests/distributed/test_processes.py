@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import agreements
 import pytest
 from launched import launched
 
-from kdtoolkit import processes
+from kdtoolkit import launcher, processes
 from kdtoolkit.errors import InputError
 
-VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = ("MASTER_ADDR", "MASTER_PORT", *launcher.TORCH, *(name for names in launcher.MPI for name in names))
 
 
 @pytest.fixture(autouse=True)
@@ -57,13 +58,65 @@ def test_a_launcher_of_one_process_is_none(monkeypatch):
         ({"WORLD_SIZE": "2"}, None, "launcher: WORLD_SIZE is '2' and RANK is None; use torchrun"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, None, "launcher: RANK is 2 of WORLD_SIZE 2; use torchrun"),
         ({"WORLD_SIZE": "0", "RANK": "0"}, None, "launcher: RANK is 0 of WORLD_SIZE 0; use torchrun"),
+        (
+            {"PMI_SIZE": "2", "PMI_RANK": "0", "MPI_LOCALNRANKS": "2"},
+            4,
+            "4 processes were asked for, and the launcher started 2; give",
+        ),
+        ({"PMI_SIZE": "two", "PMI_RANK": "0"}, None, "launcher: WORLD_SIZE is 'two' and RANK is '0'; use torchrun"),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
+            None,
+            "launcher: mpirun started 4 processes, as it seems on several machines, .* set MASTER_ADDR",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "ACCELERATE_USE_FSDP": "true"},
+            None,
+            "launcher: accelerate is to train by FSDP .* set train.sharding: fsdp",
+        ),
     ],
 )
-def test_another_number_of_processes_than_was_meant_is_refused(monkeypatch, variables, asked, expected):
+def test_another_launch_than_was_meant_is_refused(monkeypatch, variables, asked, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=expected):
         processes.start(asked)
+
+
+@pytest.mark.parametrize("names", launcher.MPI, ids=lambda names: names.size)
+def test_what_mpirun_says_torch_is_told(monkeypatch, names):
+    for name, value in zip(names, "4321"):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    for name in (*launcher.TORCH, "MASTER_PORT"):  # so that what is written is taken back
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    assert (launcher.checked_size(), processes.size(), processes.rank()) == (4, 4, 3)
+    launcher.tell_torch()
+    told = [os.environ[name] for name in (*launcher.TORCH, "MASTER_ADDR", "MASTER_PORT")]
+    assert told == ["4", "3", "2", "1", "10.0.0.1", launcher.PORT]
+
+
+def test_what_torchrun_says_goes_before_mpirun(monkeypatch):
+    said = {"WORLD_SIZE": "2", "RANK": "1", "PMI_SIZE": "4", "PMI_RANK": "3", "MPI_LOCALNRANKS": "4"}
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert (launcher.checked_size(), launcher.rank()) == (2, 1)
+
+
+def test_a_job_of_one_process_is_alone(monkeypatch):
+    for name, value in {"PMI_SIZE": "1", "PMI_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    processes.start(asked=1)
+    assert processes.size() == 1
+
+
+def test_what_accelerate_sets_in_vain_is_said(monkeypatch):
+    for name, value in {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "NO"}.items():
+        monkeypatch.setenv(name, value)
+    assert launcher.unheeded() == [
+        "ACCELERATE_MIXED_PRECISION is 'bf16', which changes nothing: the recipe's train.precision decides"
+    ]
 
 
 @pytest.fixture(scope="module")
