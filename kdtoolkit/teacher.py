@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from .errors import InputError
 from .example import Example
 from .shape import Shape
 from .tasks import Task
@@ -126,6 +127,21 @@ class Teacher(ABC):
         Without names: ids and mask alone, at the cost of the tokenizer; also before the teacher is fine-tuned.
         """
         raise TypeError(f"{type(self).__name__} has no hidden states")
+
+    @property
+    def shardable(self) -> bool:
+        """Whether the class has a `shard` of its own."""
+        return type(self).shard is not Teacher.shard
+
+    def shard(self) -> None:
+        """From now on each process of the run keeps a part of the model (`kdtoolkit.parts`), and nothing but `features`
+        is asked.
+
+        All processes call this at the same place, and `features` from then on, also those that have no examples;
+        without names, each may ask for itself. Raises InputError if the model cannot be sharded.
+        """
+        cause = f"the teacher '{self.source}' of '{self.task.name}' cannot be sharded ({type(self).__name__})"
+        raise InputError("train.teacher_sharding", cause, "leave it out, or take a Hugging Face teacher")
 
     @property
     def ready(self) -> bool:

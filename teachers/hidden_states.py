@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -39,11 +39,16 @@ def encoder_of(model: Classifier | OneHead | SharedEncoder) -> Any:
     return model.model.base_model if isinstance(model, Classifier) else model.encoder
 
 
-def encoded_by(encoder: Any, tokens: Tokens, names: Sequence[str]) -> Encoded:
-    """One forward pass of a Hugging Face encoder, with what these features are made of."""
+def encoded_by(
+    encoder: Any, tokens: Tokens, names: Sequence[str], *, call: Callable[..., Any] | None = None
+) -> Encoded:
+    """One forward pass of a Hugging Face encoder, with what these features are made of.
+
+    call: in place of the encoder itself, what calls it.
+    """
     parts = {FeatureName.parse(name).part for name in names}
     with EncoderLayers(encoder).projected() if parts != {"hidden"} else nullcontext() as projected:
-        answer = encoder(**arguments(encoder, tokens), output_hidden_states=True, return_dict=True)
+        answer = (call or encoder)(**arguments(encoder, tokens), output_hidden_states=True, return_dict=True)
     found = Encoded(pooled=answer.last_hidden_state[:, 0], hidden=tuple(answer.hidden_states))
     if projected is not None:
         found.queries, found.keys, found.values = (tuple(kept) for kept in projected)

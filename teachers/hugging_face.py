@@ -19,6 +19,7 @@ from kdtoolkit.errors import InputError, did_you_mean
 from kdtoolkit.example import Example
 from kdtoolkit.hub import checkpoint_folder
 from kdtoolkit.memory import give_back, keep_few_kernels
+from kdtoolkit.parts import InParts
 from kdtoolkit.progress import log
 from kdtoolkit.shape import Shape
 from kdtoolkit.tasks import Task
@@ -186,6 +187,8 @@ class HuggingFaceTeacher(Teacher):
         self._map = self._find_map()
         self._model: Classifier | OneHead | SharedEncoder | None = None
         self._last: LastLayer | None = None
+        self._sharded = False
+        self._parts: InParts | None = None
         self._reader: Reader | None = None
 
     def _longest_text(self) -> int:
@@ -357,31 +360,52 @@ class HuggingFaceTeacher(Teacher):
     def shape(self) -> Shape | None:
         return shape_of(self.checkpoint.config)
 
-    @torch.inference_mode()
     def features(self, examples: Sequence[Example], names: Sequence[str]) -> Features:
         """Hidden states and what attention is computed from, read in the same batches as `logits`.
 
         Raises InputError for what the checkpoint's type does not show; without names only its tokenizer works.
         """
-        from .hidden_states import check_names, encoded_by, encoder_of, feature, joined
+        from .hidden_states import check_names, joined
 
         check_names(self.checkpoint.config, names, self.place)
-        reader = self._reading()
-        sequences = reader.encode(self._texts(examples))
+        sequences = self._reading().encode(self._texts(examples))
+        with torch.no_grad() if self._sharded else torch.inference_mode():  # FSDP needs tensors that count versions
+            return joined([s.ids for s in sequences], names, self._inside(sequences, names) if names else ())
 
-        def batches() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-            lengths = np.array([len(s.ids) for s in sequences], np.int64)
-            if not names:
-                return
-            model = self._loaded()
-            device = next(model.parameters()).device
-            for rows in by_length(lengths, self.batch_tokens, device):
-                tokens = padded([sequences[row] for row in rows], reader.pad_id).to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=self._asked_precision == "bf16"):
-                    encoded = encoded_by(encoder_of(model), tokens, names)
+    def _inside(
+        self, sequences: Sequence[TokenSequence], names: Sequence[str]
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Row numbers and features, batch by batch."""
+        from .hidden_states import encoded_by, encoder_of, feature
+
+        parts, reader = self._in_parts() if self._sharded else None, self._reading()
+        encoder = encoder_of(self._loaded()) if parts is None else parts.model
+        device = next(encoder.parameters()).device
+        batches = list(by_length(np.array([len(s.ids) for s in sequences], np.int64), self.batch_tokens, device))
+        for rows in batches if parts is None else parts.rounds(batches):
+            # Others may have texts left, and this process calls the encoder along with them.
+            read = reader.encode([""]) if rows is None else [sequences[row] for row in rows]
+            tokens = padded(read, reader.pad_id).to(device)
+            half = self._asked_precision == "bf16"
+            # What it converts is not kept: those would be the weights of all layers.
+            with torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=parts is None):
+                encoded = encoded_by(encoder, tokens, names, call=parts)
+            if rows is not None:
                 yield rows, {name: feature(name, encoded, tokens.mask) for name in names}
 
-        return joined([s.ids for s in sequences], names, batches())
+    def shard(self) -> None:
+        """Its encoder is loaded and cut when `features` asks for it."""
+        if not self._sharded:
+            self.close()
+            self._sharded = True
+
+    def _in_parts(self) -> InParts:
+        if self._parts is None:
+            from .hidden_states import encoder_of
+
+            # The head is not asked, and from here on not there.
+            self._parts = InParts(encoder_of(self._from_checkpoint().eval()), _device())
+        return self._parts
 
     def fine_tune(self, rows: Rows, folder: Path, *, seed: int, **options: Any) -> None:
         """Trains a head and the encoder on the labelled rows and answers from `folder` afterwards.
@@ -450,27 +474,28 @@ class HuggingFaceTeacher(Teacher):
                      self.max_tokens)  # fmt: skip
 
     def close(self) -> None:
-        self._model = self._last = None
+        self._model = self._last = self._parts = None
 
     def _loaded(self) -> Classifier | OneHead | SharedEncoder:
         if self._model is None:
-            from .classifier import Classifier, OneHead
             from .last_layer import LastLayer
 
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            if device.type == "cpu":
-                keep_few_kernels()
-            checkpoint = self.checkpoint
-            model: Classifier | OneHead | SharedEncoder
-            if self.task.name in checkpoint.heads:
-                model = trained_head(checkpoint, self.task.name)
-            elif checkpoint.joint_tasks:
-                model = OneHead(checkpoint.load_encoder(), *checkpoint.head(self.task.name))
-            else:
-                model = Classifier(checkpoint.load())
-            self._model = model.to(device).eval()
+            self._model = self._from_checkpoint().to(_device()).eval()
             self._last = LastLayer(self._model)
         return self._model
+
+    def _from_checkpoint(self) -> Classifier | OneHead | SharedEncoder:
+        """The model, on a CPU."""
+        from .classifier import Classifier, OneHead
+
+        if _device().type == "cpu":
+            keep_few_kernels()
+        checkpoint = self.checkpoint
+        if self.task.name in checkpoint.heads:
+            return trained_head(checkpoint, self.task.name)
+        if checkpoint.joint_tasks:
+            return OneHead(checkpoint.load_encoder(), *checkpoint.head(self.task.name))
+        return Classifier(checkpoint.load())
 
     def _reading(self) -> Reader:
         if self._reader is None:
@@ -482,3 +507,7 @@ class HuggingFaceTeacher(Teacher):
                 apart=self._heads is not None or bool(self.checkpoint.heads),
             )
         return self._reader
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

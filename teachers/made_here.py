@@ -51,6 +51,10 @@ class MadeHere(Teacher):
         """What is inside the trained model; see `RunTeacher.features`."""
         return self._answering().features(examples, names)
 
+    def shard(self) -> None:
+        """Of the trained model, each process keeps a part."""
+        self._answering().shard()
+
     def parameters(self) -> int | None:
         """Those of the trained model."""
         return self.trained.parameters() if self.trained is not None else None

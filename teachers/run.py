@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -14,7 +14,9 @@ from kdtoolkit import Example, InputError, Task, Teacher
 from kdtoolkit.errors import did_you_mean
 from kdtoolkit.feature_name import FeatureName
 from kdtoolkit.labels.values import by_name
+from kdtoolkit.parts import InParts
 from kdtoolkit.shape import Shape
+from kdtoolkit.student import Tokens
 from kdtoolkit.teacher import Features
 
 BATCH_TEXTS = 256
@@ -54,6 +56,7 @@ class RunTeacher(Teacher):
             )  # fmt: skip
         # A regression task has no names and one column.
         self._columns = columns if len(columns) else np.zeros(1, dtype=np.intp)
+        self._parts: InParts | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -63,6 +66,8 @@ class RunTeacher(Teacher):
 
     def logits(self, examples: Sequence[Example]) -> np.ndarray:
         """The student's outputs, (rows, outputs) float32, in the order of this task's labels."""
+        if self._parts is not None:
+            raise RuntimeError(f"the teacher {self.source} is sharded, and shows its features alone")
         texts = [(e.text, e.second or "") if self.task.pair else e.text for e in examples]
         return np.ascontiguousarray(self._predictor.predict_logits(texts, task=self._name)[:, self._columns])
 
@@ -73,28 +78,43 @@ class RunTeacher(Teacher):
         apart = bool(self.task.pair) and student.pairs == "separate"
         return student.shape if "hidden" in student.provides and not apart else None
 
-    @torch.inference_mode()
     def features(self, examples: Sequence[Example], names: Sequence[str]) -> Features:
         """Hidden states and what else the student shows; the pieces are those of its own tokenizer."""
-        from .hidden_states import feature, joined
+        from .hidden_states import joined
 
-        model = self._predictor.model_of(self._name)
         needed = frozenset(FeatureName.parse(name).part for name in names)
-        if lacking := needed - model.student.provides:
+        if lacking := needed - self._predictor.model_of(self._name).student.provides:
             raise InputError(f"teacher {self.source}", f"its student gives no {', '.join(sorted(lacking))}")
-        pieces: list[np.ndarray] = []
-        batches: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
-        model.student.output = needed
-        for start in range(0, len(examples), BATCH_TEXTS):
-            some = examples[start : start + BATCH_TEXTS]
-            tokens = self._predictor.batch([(e.text, e.second) for e in some], task=self._name).tokens
-            pieces += [row[mask].numpy() for row, mask in zip(tokens.ids, tokens.mask)]
-            if names:
-                encoded = model.student(tokens)
-                found = {name: feature(name, encoded, tokens.mask) for name in names}
-                batches.append((np.arange(start, start + len(some)), found))
-        model.student.output = frozenset()
-        return joined(pieces, names, batches)
+        starts = range(0, len(examples), BATCH_TEXTS)
+        batches = [self._read(examples[start : start + BATCH_TEXTS]) for start in starts]
+        pieces = [row[mask].numpy() for tokens in batches for row, mask in zip(tokens.ids, tokens.mask)]
+        with torch.inference_mode() if self._parts is None else torch.no_grad():
+            return joined(pieces, names, self._inside(batches, names, needed) if names else ())
+
+    def _read(self, examples: Sequence[Example]) -> Tokens:
+        return self._predictor.batch([(e.text, e.second) for e in examples], task=self._name).tokens
+
+    def _inside(
+        self, batches: Sequence[Tokens], names: Sequence[str], needed: frozenset[str]
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Row numbers and features, batch by batch. needed: what the student has to give for them."""
+        from .hidden_states import feature
+
+        student = self._predictor.model_of(self._name).student
+        student.output, call, start = needed, self._parts or student, 0
+        for tokens in batches if self._parts is None else self._parts.rounds(batches):
+            if tokens is None:  # others have texts left, and this process calls the student along with them
+                call(self._read([Example(self.task.name, "")]))
+                continue
+            encoded = call(tokens)
+            found = {name: feature(name, encoded, tokens.mask) for name in names}
+            yield np.arange(start, start + len(tokens.ids)), found
+            start += len(tokens.ids)
+        student.output = frozenset()
+
+    def shard(self) -> None:
+        if self._parts is None:
+            self._parts = InParts(self._predictor.model_of(self._name).student, torch.device("cpu"))
 
     def parameters(self) -> int | None:
         """Those of the student."""

@@ -31,6 +31,7 @@ LAYERS = [
         "shape",
         "encoder_layers",
         "feature_name",
+        "parts",
     },
     {"tasks", "ops"},
     {"plugins", "recipe", "catalogue", "student", "teacher"},

@@ -152,6 +152,11 @@ class Collator:
         """Number of global rows."""
         return int(self._ends[-1])
 
+    @property
+    def together(self) -> bool:
+        """Whether all processes of a run have to make their batches at the same place."""
+        return any(array.features is not None and array.features.together for array in self._arrays)
+
     def __call__(self, rows: np.ndarray) -> Batch:
         """The batch of the global rows `rows`, (rows,) integer; of no rows, a batch of none."""
         rows = np.asarray(rows, np.int64)
@@ -252,18 +257,20 @@ class Collator:
 
     def _features(self, tokens: Tokens, first: Tensor, local: _Local) -> tuple[dict[str, Tensor] | None, Tensor | None]:
         """The teacher's features by name, and which rows have them."""
-        sources = [(task, where, own, self._arrays[task]) for task, where, own in local]
-        if all(array.features is None for *_, array in sources):
-            return None, None
+        there = {task: (where, own) for task, where, own in local}
         featured = np.zeros(len(first), bool)
         wanted = []
-        for task, where, own, array in sources:
-            if array.features is None:
+        # In the same order in all processes, which may have rows of other tasks.
+        for task, array in enumerate(self._arrays):
+            if array.features is None or not (task in there or array.features.together):
                 continue
+            where, own = there.get(task, (slice(0), np.zeros(0, np.int64)))
             has = np.ones(len(own), bool) if array.featured is None else array.featured[own]
             places = np.arange(len(first))[where][has]
             featured[places] = True
             wanted.append(Wanted(self.tasks[task].name, array.features, places, own[has]))
+        if not wanted:
+            return None, None
         lengths = tokens.lengths.numpy()[first.numpy()]
         values = gathered(wanted, lengths, tokens.ids.shape[1])
         return {name: torch.from_numpy(some) for name, some in values.items()}, torch.from_numpy(featured)

@@ -34,6 +34,10 @@ class FeatureSource(Protocol):
     def shape(self) -> Shape:
         """The teacher's sizes."""
 
+    @property
+    def together(self) -> bool:
+        """Whether `of` has to be called by all processes of a run at the same place, also for no rows."""
+
     def lengths(self) -> np.ndarray:
         """The teacher's tokens of every row, (rows,) int64."""
 
@@ -42,7 +46,7 @@ class FeatureSource(Protocol):
 
 
 class Wanted(NamedTuple):
-    """Rows of one task in a batch. where: their positions in the batch; own: their numbers in the task."""
+    """Rows of one task in a batch, if it has any. where: their positions in it; own: their numbers in the task."""
 
     task: str
     source: FeatureSource
@@ -58,13 +62,15 @@ def gathered(wanted: Sequence[Wanted], lengths: np.ndarray, time: int) -> dict[s
     Raises WorkError where teacher and student read different numbers of tokens, and a feature is one by token.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for _, source, _, _ in wanted:
-        for name in source.names:
+    for _, source, _, own in wanted:
+        for name in source.names if len(own) else ():
             shape = FeatureName.parse(name).shape(source.shape, time)
             shapes[name] = tuple(map(max, shape, shapes.get(name, shape)))
     values = {name: np.zeros((len(lengths), *shape), np.float32) for name, shape in shapes.items()}
     for task, source, where, own in wanted:
         found = source.of(own)
+        if not len(own):  # asked along with other processes, which have rows of the task
+            continue
         if any(map(by_token, source.names)):
             check_lengths(task, own, found.lengths, lengths[where])
         for name in source.names:

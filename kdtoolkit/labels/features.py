@@ -52,6 +52,8 @@ class StoredFeatures:
     Raises WorkError if the folder is damaged, or lacks a row.
     """
 
+    together = False
+
     def __init__(self, folder: Path, ids: np.ndarray) -> None:
         self.folder = folder
         manifest = read_json(folder / MANIFEST)
@@ -100,6 +102,12 @@ class LiveFeatures:
         self._teacher, self._texts, self.names = teacher, rows, tuple(names)
         assert teacher.shape is not None
         self.shape: Shape = teacher.shape
+        self.together = False
+
+    def shard(self) -> None:
+        """Each process keeps a part of the teacher from now on; all of them call this at the same place."""
+        self._teacher.shard()
+        self.together = True
 
     def lengths(self) -> np.ndarray:
         """The teacher's tokens of every row, (rows,) int64."""

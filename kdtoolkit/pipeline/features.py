@@ -76,13 +76,17 @@ def terms_on_trial(
 def refuse_terms(
     recipe: Recipe, data: Mapping[str, TaskRows], teachers: Teachers, folder: Path, *, teacher_source: str | None
 ) -> None:
-    """Raises InputErrors if student or teachers cannot serve a term, or read other tokens where tokens are compared.
+    """Raises InputErrors if student or teachers cannot serve a term, or read other tokens where tokens are compared, or
+    a teacher is to be sharded that cannot be.
 
     teachers: fine-tuned or not. folder: for what is tried out; nothing is left there.
     """
     tasks = [rows.task for rows in data.values()]
     terms = terms_on_trial(recipe, tasks, shapes_of(teachers), teacher_source)
-    for name, names in feature_names(terms, tasks).items():
+    needed = feature_names(terms, tasks)
+    if recipe.train.teacher_sharding == "fsdp":
+        _all_shardable([teacher_of(teachers[name]) for name in needed])
+    for name, names in needed.items():
         teacher = teacher_of(teachers[name])
         if teacher is not None and any(map(by_token, names)):
             _same_reading(recipe, data[name], teacher, folder, teacher_source)
@@ -187,6 +191,16 @@ def with_hidden_states(
     return with_sources(tokens, sources)
 
 
+def shard_teachers(tokens: StudentData) -> None:
+    """Of teachers that are asked in every step, each of several processes keeps a part; all call it at the same place.
+
+    Raises InputError for a teacher that cannot be sharded.
+    """
+    for array in tokens.arrays if processes.size() > 1 else ():
+        if isinstance(array.features, LiveFeatures):
+            array.features.shard()
+
+
 def with_sources(tokens: StudentData, sources: Mapping[str, FeatureSource]) -> StudentData:
     """The rows with features; InputError for a row that student and teacher read with different numbers of tokens.
 
@@ -232,6 +246,8 @@ def with_blank_states(
 class BlankFeatures:
     """Zeros of the right shapes: a `data.features.FeatureSource`. lengths: (rows,) tokens of each row."""
 
+    together = False
+
     def __init__(self, names: tuple[str, ...], shape: Shape, lengths: np.ndarray) -> None:
         self.names, self.shape, self._lengths = names, shape, lengths
 
@@ -265,6 +281,16 @@ def _has_empty(array: TaskArrays, unk: int) -> np.ndarray:
     single = tokens.text_lengths() == 1
     firsts = tokens.ids[tokens.offsets[:-1]].reshape(single.shape)
     return (single & (firsts == unk)).any(1)
+
+
+def _all_shardable(teachers: Sequence[Teacher | None]) -> None:
+    """Raises InputError for teachers, those whose hidden states are read, that each process has to have whole."""
+    if not teachers:
+        cause = "no term reads the teachers' hidden states, so the steps ask none of them"
+        raise InputError("train.teacher_sharding", cause, "leave it out")
+    for teacher in teachers:
+        if teacher is not None and not teacher.shardable:
+            teacher.shard()  # which says so
 
 
 def _same_reading(recipe: Recipe, rows: TaskRows, teacher: Teacher, folder: Path, teacher_source: str | None) -> None:

@@ -15,7 +15,7 @@ def start_run(recipe: Recipe, out: Path | None = None, name: str = "run") -> Run
 
 
 def resume_run(path: Path, recipe: Recipe | None = None) -> RunFolder:
-    """The run in `path`, to be continued; `recipe`, if given, must be the run's own, but for `train.sharding`."""
+    """The run in `path`, to be continued; `recipe`, if given, must be the run's own, but for who keeps what."""
     run = RunFolder.open(path)
     if recipe is not None and _sharded_alike(recipe, run.recipe) != run.recipe:
         raise InputError(
@@ -29,6 +29,7 @@ def resume_run(path: Path, recipe: Recipe | None = None) -> RunFolder:
 
 
 def _sharded_alike(recipe: Recipe, other: Recipe) -> Recipe:
-    """The recipe with the other's `train.sharding`, which changes nothing of what a run computes."""
-    train = recipe.train.model_copy(update={"sharding": other.train.sharding})
+    """The recipe with the other's `train.sharding` and `teacher_sharding`, which change nothing of what is computed."""
+    alike = {"sharding": other.train.sharding, "teacher_sharding": other.train.teacher_sharding}
+    train = recipe.train.model_copy(update=alike)
     return recipe.model_copy(update={"train": train})

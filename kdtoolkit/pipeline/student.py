@@ -42,6 +42,7 @@ from ..training.board import Board
 from ..training.checkpoint import weights
 from ..training.randomness import derived_seed, reseed
 from .embedding import copy_vectors
+from .features import shard_teachers
 from .student_data import StudentData, tokenize
 from .terms import attached, further_terms
 
@@ -203,7 +204,10 @@ def _train(
     if not gold_only:
         reseed(recipe.seed, "terms")
         terms = further_terms(recipe, model.student, data.tasks, data.shapes, only=position)
-    collator = data.collator(model, config, features=bool(terms))
+    taught = frozenset[int]().union(*(further.tasks for further in terms))
+    collator = data.collator(model, config, features=taught)
+    if terms and recipe.train.teacher_sharding == "fsdp":
+        shard_teachers(data)
     rows = data.labelled(position) if gold_only else data.numbers(position)
     if not len(rows):
         raise InputError("evaluate.baseline", "no row has a gold label", "set evaluate.baseline to false")
@@ -237,6 +241,7 @@ def _train(
             board=board,
             description=description,
             measure=measure,
+            together=collator.together,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -45,9 +45,9 @@ class StudentData:
         """(mean, standard deviation) of each task in order; (0, 1) where there is nothing to scale."""
         return [self.scaling.get(task.name, (0.0, 1.0)) for task in self.tasks]
 
-    def collator(self, model: StudentModel, config: StudentConfig, *, features: bool = False) -> Collator:
-        """Batches of these rows as the model reads them, with the teachers' hidden states if they are asked for."""
-        arrays = self.arrays if features else [replace(array, features=None) for array in self.arrays]
+    def collator(self, model: StudentModel, config: StudentConfig, *, features: Collection[int] = ()) -> Collator:
+        """Batches of these rows as the model reads them. features: positions of tasks, with hidden states."""
+        arrays = [a if place in features else replace(a, features=None) for place, a in enumerate(self.arrays)]
         return Collator(
             self.tasks, arrays, self.tokenizer.joint, pairs=model.student.pairs, max_tokens=config.max_tokens
         )

@@ -148,6 +148,8 @@ class Train(Section):
     sharding: Literal["none", "fsdp"] = "none"
     """Of several processes: whether each has the whole model, or a part of its parameters, gradients and moments
     (FSDP: Zhao et al. 2023, arXiv:2304.11277)."""
+    teacher_sharding: Literal["none", "fsdp"] = "none"
+    """The same of the teachers that are asked in every step (objective.hidden_states: live)."""
 
 
 class Refine(Section):

@@ -73,6 +73,7 @@ def fit(
     board: Board | None = None,
     description: str = "training",
     measure: Callable[[nn.Module], dict[str, float]] | None = None,
+    together: bool = False,
 ) -> FitReport:
     """Trains `model` in place for `plan.steps` optimizer steps.
 
@@ -82,7 +83,8 @@ def fit(
     as often as it says, and the weights with the highest `SCORE` are kept. balance: of the tasks' losses and gradients;
     None: their sum. `optimizer.layer_decay` needs a model with `depths()` (see `depths_of`).
     Of several processes all call this at the same place, and the first writes. The global batches are the same for any
-    number of them, and what no process used in a step stays untouched by it.
+    number of them, and what no process used in a step stays untouched by it. together: whether `collate` has to be
+    called by all of them at once, as where a teacher is sharded; then no batch is made ahead.
     Raises WorkError when the loss is not finite.
     """
     if train.select is not None and measure is None:
@@ -135,7 +137,7 @@ def fit(
 
         0: that cannot be tried, for the processes would have to try it together.
         """
-        if not sharing.is_whole:
+        if together or not sharing.is_whole:
             return 0
 
         def tried(count: int) -> None:
@@ -148,6 +150,7 @@ def fit(
     # The rows of every micro-batch to come; what a thread makes of them ahead is a function of the rows alone.
     coming = (rows for step in range(first_step, plan.steps) for rows in plan.window(step, rank, world_size).read)
     by = train.prefetch if train.prefetch is not None else PREFETCH[device.type]
+    by = 0 if together else by  # processes that meet in two threads at once may wait for each other
     with (
         track(description, plan.steps - first_step, "steps") as advance,
         contextlib.closing(ahead(made, coming, by=by)) as batches,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +13,7 @@ from torch import Tensor, distributed, nn
 
 from ..encoder_layers import numbered_layers
 from ..errors import InputError
+from ..parts import fully_shard_of_torch
 from ..recipe.schema import Balance, Train
 from .collectives import as_the_first
 from .gradient_exchange import GradientExchange
@@ -55,14 +54,12 @@ class FullySharded(Sharing):
 
     def _twin(self, kept: Sequence[nn.Module]) -> nn.Module:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
 
+        fully_shard = fully_shard_of_torch(PLACE)
         # Parameters and buffers are the twin's as well, and so is all that stays whole: only modules are copied.
         shared: list[Any] = [*self.model.parameters(), *self.model.buffers()]
         shared += [module for whole in kept for module in whole.modules()]
         twin = copy.deepcopy(self.model, {id(one): one for one in shared})
-        # What layers return, nobody writes into.
-        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
         mesh = init_device_mesh(self.accelerator.device.type, (self._size,))
         units = [*numbered_layers(twin, without=kept), ("", twin)]
         for prefix, module in units:
@@ -180,9 +177,4 @@ def shared(
     if projected:
         cause = "pcgrad compares whole gradients, and each process has a part of them"
         raise InputError(PLACE, cause, "leave it out, or set balance.gradients: sum")
-    from torch.distributed import fsdp
-
-    found = getattr(fsdp, "fully_shard", None)
-    if found is None or "ignored_params" not in inspect.signature(found).parameters:
-        raise InputError(PLACE, f"fsdp needs torch 2.7, and this is {torch.__version__}", "upgrade it, or leave it out")
     return FullySharded(model, accelerator)

@@ -24,7 +24,7 @@ LENGTHS = {"single": [[3], [1], [5], [2]], "pairs": [[1, 2], [4, 1], [2, 2]], "p
 class Known:
     """Features that tell task, row, token and name."""
 
-    shape = Shape(2, 4, 2)
+    shape, together = Shape(2, 4, 2), False
 
     def __init__(self, number, lengths, names):
         self.number, self._lengths, self.names = number, np.array(lengths), names
@@ -102,6 +102,25 @@ def test_without_a_task_that_has_them_there_are_none(tmp_path):
     collator = Collator(TASKS, arrays(tmp_path, sources(("first/1",))), TEMPLATE, pairs="joint")
     batch = collator(np.array([7, 8]))
     assert batch.features is None and batch.featured is None
+
+
+def test_sources_that_are_asked_together_are_asked_for_every_batch_in_the_order_of_the_tasks(tmp_path, monkeypatch):
+    asked = []
+    usual = Known.of
+    monkeypatch.setattr(Known, "of", lambda known, rows: asked.append((known.number, len(rows))) or usual(known, rows))
+    of = sources(("hidden/1",))
+    collator = Collator(TASKS, arrays(tmp_path, of), TEMPLATE, pairs="joint")
+    assert not collator.together
+    alone = collator(np.array([4, 5])).features["hidden/1"]
+    assert asked == [(1, 2)]
+    of["single"].together = of["pairs"].together = True
+    assert collator.together
+    for chosen, counts in (([4, 5], (0, 2)), ([2, 8], (1, 0)), ([5, 1, 2], (2, 1)), ([7, 8], (0, 0)), ([], (0, 0))):
+        asked.clear()
+        batch = collator(np.array(chosen, np.int64))
+        assert asked == list(enumerate(counts))
+        assert int(batch.featured.sum()) == sum(counts)
+    assert torch.equal(collator(np.array([4, 5])).features["hidden/1"], alone)
 
 
 def test_rows_that_are_not_featured_are_zero_and_said(tmp_path):

@@ -363,3 +363,34 @@ def test_a_row_that_the_two_read_differently_is_named_before_training(of_bert, t
         run_of(of_bert(terms=[HIDDEN]), "special")
     assert not (tiny / "special/checkpoints").exists()
     run_of(of_bert(terms=[PKD]), "whole texts")
+
+
+OWN_TEACHER = """
+import numpy as np
+from kdtoolkit import Teacher
+from kdtoolkit.shape import Shape
+
+class Own(Teacher):
+    fingerprint = "5eed"
+    shape = Shape(2, 8, 2)
+
+    def logits(self, examples):
+        return np.zeros((len(examples), self.task.outputs), np.float32)
+"""
+
+
+def test_a_teacher_that_cannot_be_sharded_is_refused_before_any_long_work(of_bert, tiny, kdtool):
+    (tiny / "own_teacher.py").write_text(OWN_TEACHER)
+    own = [f"{tiny / 'own_teacher.py'}:Own"]
+    values = of_bert(terms=[PKD], live=True, teachers=own, tokenizer={"name": "words"})
+    values["train"]["teacher_sharding"] = "fsdp"
+    words = r"train\.teacher_sharding: the teacher '.*' of 'mood' cannot be sharded \(Own\); leave it out"
+    refused(values, words)
+    with pytest.raises((InputError, InputErrors), match=words):
+        run_stages(start_run(recipe_from_dict(values), tiny / "run"))
+    assert not (tiny / "run").exists()
+    (tiny / "own.yaml").write_text(yaml.safe_dump(values))
+    done = kdtool("distill", "--recipe", "own.yaml", "--out", "run", cwd=tiny, check=2)
+    assert "train.teacher_sharding" in done.stderr
+    refused(of_bert(terms=[{"name": "rkd", "on": "logits"}], live=True, train={"teacher_sharding": "fsdp"}),
+            r"train\.teacher_sharding: no term reads the teachers' hidden states.*; leave it out")  # fmt: skip

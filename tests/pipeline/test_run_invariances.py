@@ -115,3 +115,12 @@ def test_a_run_goes_on_however_its_model_is_shared_and_with_nothing_else_changed
         assert resume_run(tmp_path / "run", changed).recipe.train.sharding == sharding
     with pytest.raises(InputError, match=r"is a run of another recipe \(train.batch_rows is 16 there, 8 here\)"):
         resume_run(tmp_path / "run", recipe_from_dict(mood(train={"sharding": "fsdp", "batch_rows": 8})))
+
+
+def test_a_run_goes_on_however_its_live_teachers_are_shared(mood, tmp_path):
+    def values(sharding):
+        objective = {"terms": [{"name": "hidden"}], "hidden_states": "live"}
+        return recipe_from_dict(mood(objective=objective, train={"teacher_sharding": sharding}))
+
+    start_run(values("none"), tmp_path / "run")
+    assert resume_run(tmp_path / "run", values("fsdp")).recipe.train.teacher_sharding == "fsdp"

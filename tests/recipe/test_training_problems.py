@@ -36,6 +36,11 @@ MIXED = {"sampler": {"batch": "mixed"}}
         ({"optimizer": {"embeddings": "sparse", "betas": [0.9, 0.5]}}, "optimizer.embeddings: .*betas"),
         ({"optimizer": {"embeddings": "sparse"}, "train": {"compile": "default"}}, "embeddings: .*train.compile"),
         ({"train": {"sharding": "fsdp", "compile": "default"}}, "train.compile: .*not compiled under fsdp"),
+        ({"train": {"teacher_sharding": "fsdp"}}, "train.teacher_sharding: .*terms is empty; leave it out"),
+        (
+            {"train": {"teacher_sharding": "fsdp"}, "objective": {"terms": [{"name": "hidden"}]}},
+            "train.teacher_sharding: the steps ask no teacher, .*; leave it out, or set objective.hidden_states: live",
+        ),
         ({"refine": {"alpha": 1.5}}, "refine.alpha: 1.5 is not between 0 .* and 1"),
         ({"refine": {"alpha": {"from": -0.5, "to": 1.0}}}, "refine.alpha: -0.5 is not between 0 .* and 1"),
     ],
@@ -57,6 +62,10 @@ def test_options_that_do_not_fit_are_refused_with_the_way_out(sections, expected
         {"optimizer": {"bias_correction": False, "layer_decay": 0.9}},
         {"optimizer": {"embeddings": "sparse", "bias_correction": False}},
         {"optimizer": {"embeddings": "frozen", "name": "sgd"}, "train": {"compile": "reduce-overhead"}},
+        {
+            "objective": {"terms": [{"name": "hidden"}], "hidden_states": "live"},
+            "train": {"teacher_sharding": "fsdp"},
+        },
     ],
 )
 def test_options_that_fit_are_taken(sections):

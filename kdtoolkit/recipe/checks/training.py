@@ -34,6 +34,14 @@ def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
     if recipe.train.sharding == "fsdp" and recipe.balance.gradients == "pcgrad":
         message = "fsdp leaves each process a part of the gradients, and pcgrad compares whole ones"
         yield Problem(("train", "sharding"), f"{message}; leave it out, or set balance.gradients: sum")
+    if recipe.train.teacher_sharding == "fsdp" and not (
+        recipe.objective.terms and recipe.objective.hidden_states == "live"
+    ):
+        message = "the steps ask no teacher, for its hidden states are read from the store"
+        remedy = "leave it out, or set objective.hidden_states: live"
+        if not recipe.objective.terms:
+            message, remedy = "the steps ask no teacher, for objective.terms is empty", "leave it out"
+        yield Problem(("train", "teacher_sharding"), f"{message}; {remedy}")
     if recipe.refine is not None:
         low, high = extremes(recipe.refine.alpha)
         if not 0 <= low <= high <= 1:
