@@ -379,7 +379,7 @@ class Own(Teacher):
 """
 
 
-def test_a_teacher_that_cannot_be_sharded_is_refused_before_any_long_work(of_bert, tiny, kdtool):
+def test_a_teacher_that_cannot_be_sharded_is_refused_before_any_long_work(of_bert, tiny):
     (tiny / "own_teacher.py").write_text(OWN_TEACHER)
     own = [f"{tiny / 'own_teacher.py'}:Own"]
     values = of_bert(terms=[PKD], live=True, teachers=own, tokenizer={"name": "words"})
@@ -390,7 +390,8 @@ def test_a_teacher_that_cannot_be_sharded_is_refused_before_any_long_work(of_ber
         run_stages(start_run(recipe_from_dict(values), tiny / "run"))
     assert not (tiny / "run").exists()
     (tiny / "own.yaml").write_text(yaml.safe_dump(values))
-    done = kdtool("distill", "--recipe", "own.yaml", "--out", "run", cwd=tiny, check=2)
-    assert "train.teacher_sharding" in done.stderr
+    done = launched(2, "-m", "kdtoolkit", "distill", "--recipe", "own.yaml", "--out", "run", cwd=tiny)
+    assert [each.code for each in done] == [2, 1] and done[1].err == ""
+    assert "cannot be sharded (Own); leave it out" in " ".join(done[0].err.split())
     refused(of_bert(terms=[{"name": "rkd", "on": "logits"}], live=True, train={"teacher_sharding": "fsdp"}),
             r"train\.teacher_sharding: no term reads the teachers' hidden states.*; leave it out")  # fmt: skip

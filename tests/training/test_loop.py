@@ -126,6 +126,22 @@ def test_batches_that_are_made_ahead_change_nothing(tmp_path, stop):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdtoolkit-ahead")]
 
 
+def test_no_batch_is_made_ahead_where_all_processes_make_theirs_together():
+    threads = set()
+
+    def collated(numbers):
+        threads.add(threading.current_thread())
+        return collate(numbers)
+
+    plan = BatchPlan([ROWS], [np.full(ROWS, 5, np.int32)], batch_rows=8, epochs=1.0, seed=1)
+    for together, count in ((False, 1), (True, 2)):  # first that of the thread, which is another
+        fit(
+            Toy(), collated, plan, DistillationObjective([TASK], Objective(), steps=plan.steps), optimizer=Optimizer(),
+            train=Train(batch_rows=8, epochs=1.0, prefetch=3), seed=5, checkpoints=None, together=together,
+        )  # fmt: skip
+        assert len(threads) == count and (threading.main_thread() in threads) == together
+
+
 def test_equal_weights_are_equal_bytes(tmp_path):
     run(tmp_path / "a", dropout=0.4)
     run(tmp_path / "b", dropout=0.4)
