@@ -1,10 +1,16 @@
 """Memory of one of two processes that train a larger Transformer with AdamW, whole in each and sharded (FSDP).
 
     OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000 python benchmarks/sharding.py [width]
+    OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000 python benchmarks/sharding.py --teacher [width]
 
 12 layers of `width` (512), 30,000 pieces, random weights; 8 steps of 4 short texts, so that activations count for
 nothing. Printed by process, in MB: what it holds before `fit`, before an optimizer step (weights, gradients, moments),
 at most in the steps, and at most when a checkpoint is written at the end; and the seconds of a step.
+
+--teacher: of one of two processes that ask a live teacher, whole in each and sharded (`train.teacher_sharding`): a
+random BERT of 24 layers of `width` (1,024, which is bert-large), asked for the states of its last layer of 4 short
+texts. Printed by process, in MB: what it holds before the teacher is loaded, at most while it is, between calls, and at
+most in calls; and the seconds of a call.
 """
 
 from __future__ import annotations
@@ -19,7 +25,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+TEACHER_LAYERS, CALLS = 24, 8
 LAYERS, PIECES, ROWS, TOKENS, STEPS, WARM = 12, 30_000, 4, 8, 8, 2
+WORDS = ["a", "short", "text", "of", "six", "words"]
 
 
 def held(field: str) -> float:
@@ -83,16 +91,77 @@ def train(sharding: str, width: int, folder: Path) -> None:
     processes.leave(0)
 
 
+def write_teacher(folder: Path, width: int) -> None:
+    """A checkpoint with random weights, and a tokenizer that knows a few words."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    fast = Tokenizer(models.WordPiece({piece: n for n, piece in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
+    fast.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), special))
+    PreTrainedTokenizerFast(tokenizer_object=fast, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=PIECES, hidden_size=width, num_hidden_layers=TEACHER_LAYERS, num_attention_heads=width // 64,
+        intermediate_size=4 * width, id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1},
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+
+
+def ask(sharding: str, width: int, folder: Path) -> None:
+    """What one of the processes does; it prints what it has measured."""
+    import transformers.modeling_layers  # noqa: F401  (not counted as the teacher's)
+
+    from kdtoolkit import processes
+    from kdtoolkit.example import Example
+    from kdtoolkit.tasks import Task
+    from kdtoolkit_teachers.hugging_face import HuggingFaceTeacher
+
+    processes.start(asked=2)
+    teacher = HuggingFaceTeacher(str(folder / "teacher"), Task("texts", labels=("a", "b"), pair=False))
+    texts = [Example("texts", " ".join(WORDS[row:] + WORDS[:row])) for row in range(ROWS)]
+    if sharding == "fsdp":
+        teacher.shard()
+    teacher.features(texts, ())
+    found: dict[str, Any] = {"weights": teacher.bytes() / 1e6, "before": held("VmRSS")}  # type: ignore[operator]
+    names = [f"hidden/{TEACHER_LAYERS}"]
+    teacher.features(texts, names)
+    found["at most while loading"] = held("VmHWM")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    times, between = list[float](), list[float]()
+    for _ in range(CALLS):
+        started = time.perf_counter()
+        teacher.features(texts, names)
+        times.append(time.perf_counter() - started)
+        between.append(held("VmRSS"))
+    found |= {"between calls": statistics.median(between), "at most in calls": held("VmHWM")}
+    found["s a call"] = statistics.median(times)
+    (folder / f"rank-{processes.rank()}.json").write_text(json.dumps(found))
+    processes.wait()
+    processes.leave(0)
+
+
 def main() -> None:
-    width = int(sys.argv[1]) if len(sys.argv) > 1 else 512
-    columns = ("before fit", "before a step", "at most in steps", "with a checkpoint", "s a step")
+    teacher = sys.argv[1:2] == ["--teacher"]
+    given = sys.argv[1 + teacher :]
+    width = int(given[0]) if given else 1024 if teacher else 512
+    columns: tuple[str, ...] = ("before fit", "before a step", "at most in steps", "with a checkpoint", "s a step")
+    if teacher:
+        columns = ("before", "at most while loading", "between calls", "at most in calls", "s a call")
     print(f"| width {width} | process | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 2)}")
     for sharding in ("none", "fsdp"):
         with tempfile.TemporaryDirectory() as name:
             command = [
                 sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__,
-                "--process", sharding, str(width), name,
+                "--process", "ask" if teacher else "train", sharding, str(width), name,
             ]  # fmt: skip
+            if teacher:
+                write_teacher(Path(name) / "teacher", width)
             subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
             for rank in range(2):
                 found = json.loads((Path(name) / f"rank-{rank}.json").read_text())
@@ -104,6 +173,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--process"]:
-        train(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+        {"train": train, "ask": ask}[sys.argv[2]](sys.argv[3], int(sys.argv[4]), Path(sys.argv[5]))
     else:
         main()
