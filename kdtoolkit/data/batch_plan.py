@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ..schedule import Value, value_at
+from .even_shares import even_cuts
 from .whole_groups import split_large, starts_of, whole_cuts, whole_micros, whole_order
 
 # What a random stream is for; with seed and number it keys the stream.
@@ -144,7 +145,8 @@ class BatchPlan:
         """The rows of optimizer step `step` (0-based) that `rank` works on.
 
         A rank takes its slice of every micro-batch, so the slices of all ranks, in order, are the global window. They
-        are of as many tokens, as near as rows allow, for the ranks wait for each other; of groups, of as many rows.
+        are of as many tokens, padding included, as near as rows allow, for the ranks wait for each other; of groups, of
+        as many rows.
         """
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of {self.steps}")
@@ -175,9 +177,7 @@ class BatchPlan:
             return rows
         if len(rows) < world_size:
             return rows[len(rows) * rank // world_size : len(rows) * (rank + 1) // world_size]
-        # One more, so that no row counts nothing.
-        ends = np.concatenate([[0], np.cumsum(self._row_lengths[rows].astype(np.int64) + 1)])
-        first, end = np.searchsorted(ends, whole_cuts(ends, world_size)[rank : rank + 2])
+        first, end = even_cuts(self._row_lengths[rows], world_size)[rank : rank + 2]
         return rows[first:end]
 
     @cached_property

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
-from .collectives import from_all
+from .collectives import add_all, from_all
 from .table_exchange import TableExchange
 
 MESSAGE = 100_000_000
@@ -42,7 +42,7 @@ class GradientExchange:
             self._table.meet(every[:, : len(facts)].tolist())
         for alike in _messages(chosen):
             flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike])
-            distributed.all_reduce(flat)
+            add_all(flat)
             flat /= len(every)
             for parameter, gradient in zip(alike, flat.split([parameter.numel() for parameter in alike])):
                 parameter.grad = gradient.view_as(parameter)

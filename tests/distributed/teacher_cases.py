@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdtoolkit import Example, Task, Teacher, processes
-from kdtoolkit.errors import WorkError
+from kdtoolkit.errors import PeerFailed, WorkError
 from kdtoolkit.labels.features import LiveFeatures
 from kdtoolkit.objectives import DistillationObjective
 from kdtoolkit.parts import InParts
@@ -196,6 +196,8 @@ def out_of_memory(folder: Path, work: Path) -> dict[str, Any]:
     DistillationObjective.__call__ = called  # type: ignore[method-assign]
     try:
         trained("mixed, ahead", folder, work)
+    except PeerFailed:
+        return {"lost": True}
     except WorkError as error:
         return {"said": str(error)}
     except RuntimeError as error:

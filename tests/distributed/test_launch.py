@@ -70,7 +70,10 @@ def test_every_launcher_makes_the_same_run(tmp_path):
 
 @pytest.fixture
 def two_machines():
-    """Two network namespaces that see each other over a cable, and nothing else; their names, addresses and cables."""
+    """Two network namespaces that see each other over a cable alone; their names, addresses and cables.
+
+    Their memory they share, which two machines do not, and the runs are told so.
+    """
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     machines = [(f"kdtool-{side}-{os.getpid()}", f"10.77.0.{number}", f"kd{side}{os.getpid() % 10000}")
@@ -101,7 +104,8 @@ def test_two_machines_make_one_run(two_machines, tmp_path):
              "--nproc-per-node", "1", "--node-rank", str(number), "--master-addr", two_machines[0][1],
              "--master-port", "29477", "-m", "kdtoolkit", "distill", "--processes", "2", *SHORT, "--out", "run",
              "--json"],
-            cwd=tmp_path, env={**plain(tmp_path), "GLOO_SOCKET_IFNAME": cable, "KDTOOLKIT_STORE": str(tmp_path / "s")},
+            cwd=tmp_path, env={**plain(tmp_path), "GLOO_SOCKET_IFNAME": cable, "KDTOOLKIT_STORE": str(tmp_path / "s"),
+                 "KDTOOLKIT_SHARED_MEMORY": "off"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for number, (name, _, cable) in enumerate(two_machines)

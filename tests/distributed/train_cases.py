@@ -40,6 +40,7 @@ OVERLAPPING = (
     "pcgrad",
 )
 """Cases that are also trained by DDP, as on accelerators."""
+BY_GLOO = ("mixed", "sparse", "sparse, fewer rows than processes")
 RARE = {"sizes": [40, 30, 1], "balance": None, "batch": "one_task", "rows": 8, "epochs": 0.3, "optimizer": ADAM}
 """Three steps, of which none has a row of the last task."""
 DOUBLE = ("one task a batch", "mixed", "accumulated", "fewer rows than processes",
@@ -59,6 +60,14 @@ def overlapping() -> Iterator[None]:
     sharding.OVERLAPPING["cpu"], sharding.Averaging = True, None  # which could not be called
     yield
     sharding.OVERLAPPING["cpu"], sharding.Averaging = False, averaging
+
+
+@contextlib.contextmanager
+def by_gloo() -> Iterator[None]:
+    """The processes meet as those of several machines do."""
+    real, collectives._memory = collectives._memory, lambda tensor: None
+    yield
+    collectives._memory = real
 
 
 def take_the_first() -> None:
@@ -81,6 +90,9 @@ def main() -> None:
     gradient_exchange.MESSAGE, whole = 64, gradient_exchange.MESSAGE
     save_file(weights(trained("mixed")), folder / f"mixed, in small messages-{processes.rank()}.safetensors")
     gradient_exchange.MESSAGE = whole
+    with by_gloo():
+        for name in BY_GLOO:
+            save_file(weights(trained(name)), folder / f"{name}, by gloo-{processes.rank()}.safetensors")
     take_the_first()
     # A run that is stopped half-way, and goes on with another number of processes.
     for name in ("mixed", "sparse"):

@@ -1,0 +1,108 @@
+"""Processes that meet in shared memory: memory_cases.py FOLDER CASE. Each writes what it saw, or fails."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from kdtoolkit import processes
+from kdtoolkit.errors import PeerFailed
+from kdtoolkit.training import collectives, shared_memory
+
+SHAPES = [(), (1,), (7,), (0,), (3, 5), (shared_memory.PIECE // 8 + 3,), (513, 1025)]
+TYPES = (torch.float32, torch.float64, torch.int64, torch.bfloat16, torch.bool, torch.uint8)
+
+
+def drawn(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 100, shape, generator=generator).to(dtype)
+
+
+def values() -> None:
+    """What all give and their sum, of every type and of sizes that take no round, one and several."""
+    memory, rank, size = shared_memory.shared_memory(), processes.rank(), processes.size()
+    assert memory is not None and shared_memory.shared_memory() is memory
+    for number, (shape, dtype) in enumerate((s, t) for s in SHAPES for t in TYPES):
+        every = [drawn(shape, dtype, 100 * number + other) for other in range(size)]
+        found = collectives.from_all(every[rank])
+        assert [one.dtype for one in found] == [dtype] * size
+        assert all(torch.equal(*pair) for pair in zip(found, every, strict=True))
+        if dtype.is_floating_point:
+            total = every[rank].clone()
+            collectives.add_all(total)
+            expected = torch.stack(every).double().sum(0)
+            assert torch.equal(total.double(), expected.to(dtype).double())
+    assert torch.equal(collectives.from_all(torch.arange(6).view(2, 3).t())[0], torch.arange(6).view(2, 3).t())
+
+
+def races() -> None:
+    """Thousands of rounds, in which each comes when it likes, and writes as soon as it may."""
+    rank, size = processes.rank(), processes.size()
+    pause = random.Random(rank)
+    for number in range(4000):
+        mine = torch.full((1 + number % 700,), size * number + rank)
+        if pause.random() < 0.02:
+            time.sleep(pause.random() * 0.03)
+        for other, found in enumerate(collectives.from_all(mine)):
+            assert (found == size * number + other).all()
+
+
+def death() -> None:
+    """The last is killed while the others wait for it."""
+    collectives.from_all(torch.ones(1))
+    if processes.rank() == processes.size() - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    started = time.monotonic()
+    try:
+        collectives.from_all(torch.ones(1))
+    except PeerFailed as error:
+        assert "is gone (process" in str(error) and time.monotonic() - started < 20
+        processes.leave(5)
+
+
+def without() -> None:
+    """Where there is none, gloo does."""
+    assert shared_memory.shared_memory() is None
+    found = collectives.from_all(torch.tensor([processes.rank()]))
+    assert [int(one) for one in found] == list(range(processes.size()))
+    total = torch.ones(3)
+    collectives.add_all(total)
+    assert total.tolist() == [processes.size()] * 3
+
+
+def off() -> None:
+    os.environ[shared_memory.ASKED] = "off"
+    without()
+
+
+def no_room() -> None:
+    shared_memory.PIECE = 1 << 44
+    without()
+
+
+def apart() -> None:
+    """The last sees another file system, as on another machine."""
+    if processes.rank() == processes.size() - 1:
+        real = os.open
+        os.open = lambda path, *rest: real(str(path).replace("/kdtoolkit-", "/nowhere-"), *rest)  # type: ignore
+    without()
+
+
+def main() -> None:
+    folder, case = Path(sys.argv[1]), sys.argv[2]
+    torch.set_num_threads(1)
+    processes.start()
+    shared_memory.WHERE = folder
+    globals()[case]()
+    processes.wait()
+    processes.leave(0)
+
+
+if __name__ == "__main__":
+    main()
