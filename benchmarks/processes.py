@@ -1,13 +1,14 @@
 """Wall time of labelling and of the student's epochs by one process and by several, started by torchrun.
 
     python benchmarks/processes.py [--teacher FOLDER] [--data $KDTOOLKIT_GLUE] [--processes 1 2] [--batch-rows 32 256]
-                                   [--rounds 3]
+                                   [--rows-each 32] [--stages label distill] [--rounds 3]
 
 FOLDER: a checkpoint fine-tuned on SST-2; without it one is made first. The job is that of peers/job.py: the first
-10,000 rows of SST-2, 3 epochs, batches of so many rows over all processes, one thread each. Numbers of processes take
-turns; every run labels anew. Seconds are those of run.json, medians, the least and the most in brackets. It needs as
-many free cores as there are processes. "side by side": as many runs of one process at once, which have nothing to do
-with each other; how much more they do than one is what these cores can give at most.
+10,000 rows of SST-2, 3 epochs, one thread each, batches of so many rows over all processes, or (--rows-each) of so many
+for each, which are fewer and larger steps. Ways take turns; every run labels anew, or none does where the stage is left
+out. Seconds are those of run.json, medians, the least and the most in brackets. It needs as many free cores as there
+are processes. "side by side": as many runs of one process at once, which have nothing to do with each other; how much
+more they do than one is what these cores can give at most.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ STAGES = ("label", "distill")
 
 
 class Way(NamedTuple):
-    """apart: as many runs of one process, at once."""
+    """apart: as many runs of one process, at once. each: so many rows for each process."""
 
     student: str
     batch_rows: int
+    each: bool
     processes: int
     apart: bool
 
@@ -52,15 +54,16 @@ def seconds(given: Namespace, way: Way, work: Path) -> dict[str, float]:
             if process.returncode:
                 raise SystemExit(errors[-3000:])
         found = [json.loads((Path(folder) / str(number) / "run" / "run.json").read_text()) for number in range(runs)]
-    return {stage: statistics.mean(run["stages"][stage]["seconds"] for run in found) / runs for stage in STAGES}
+    return {stage: statistics.mean(run["stages"][stage]["seconds"] for run in found) / runs for stage in given.stages}
 
 
 def launched(given: Namespace, way: Way, work: Path, folder: Path) -> subprocess.Popen[str]:
     """A run under way in `folder`."""
     folder.mkdir()
     asked = Namespace(teacher=given.teacher, student=way.student, epochs=given.epochs, seed=0, bf16=given.bf16)
-    job: dict[str, Any] = recipe(asked, folder / "store", work / "data")
-    job["train"]["batch_rows"] = way.batch_rows
+    store = folder / "store" if "label" in given.stages else work / "store"
+    job: dict[str, Any] = recipe(asked, store, work / "data")
+    job["train"]["batch_rows"] = way.batch_rows * (way.processes if way.each else 1)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
     count = 1 if way.apart else way.processes
     command = [
@@ -79,6 +82,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--students", nargs="+", default=["s1", "s2"])
     parser.add_argument("--batch-rows", type=int, nargs="+", default=[32, 256])
+    parser.add_argument("--rows-each", type=int, nargs="*", default=[])
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--bf16", action="store_true", help="the teacher answers in bf16")
     parser.add_argument("--rows", type=int, default=10000)
     parser.add_argument("--epochs", type=int, default=3)
@@ -86,12 +91,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     ways = [
-        Way(student, batch_rows, count, apart)
+        Way(student, batch_rows, each, count, apart)
         for student in given.students
-        for batch_rows in given.batch_rows
+        for each, sizes in ((False, given.batch_rows), (True, given.rows_each))
+        for batch_rows in sizes
         for apart in (False, True)
         for count in given.processes
-        if not apart or count > 1
+        if not apart or (count > 1 and not each)
     ]
     found: dict[Way, list[dict[str, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
@@ -101,19 +107,22 @@ def main() -> None:
         for split, count in (("train", given.rows), ("dev", None)):
             with gzip.open(given.data / "sst-2" / f"{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
                 (work / "data" / "sst2" / f"{split}.jsonl").write_text("".join(list(lines)[:count]), encoding="utf-8")
+        if "label" not in given.stages:
+            seconds(given, ways[0], work)
         for _ in range(given.rounds):
             for way in ways:
                 found[way].append(seconds(given, way, work))
-    print("| student | rows a batch | processes | labels, s a run | times one | epochs, s a run | times one |\n"
-          "|---|---|---|---|---|---|---|")  # fmt: skip
+    heads = "".join(f" {'labels' if stage == 'label' else 'epochs'}, s a run | times one |" for stage in given.stages)
+    print(f"| student | rows a batch | processes |{heads}\n|---|---|---|{'---|---|' * len(given.stages)}")
     for way, runs in found.items():
-        first = found[Way(way.student, way.batch_rows, given.processes[0], False)]
+        first = found[way._replace(processes=given.processes[0], apart=False)]
         cells = [f"{way.processes} side by side" if way.apart else str(way.processes)]
-        for stage in STAGES:
+        for stage in given.stages:
             own, alone = [run[stage] for run in runs], statistics.median(run[stage] for run in first)
             middle = statistics.median(own)
             cells += [f"{middle:.1f} [{min(own):.1f}, {max(own):.1f}]", f"{alone / middle:.2f}"]
-        print(f"| {way.student.upper()} | {way.batch_rows} | {' | '.join(cells)} |")
+        rows = f"{way.batch_rows}{' a process' if way.each else ''}"
+        print(f"| {way.student.upper()} | {rows} | {' | '.join(cells)} |")
     if given.json:
         given.json.write_text(json.dumps([{**way._asdict(), "runs": runs} for way, runs in found.items()], indent=1))
 
