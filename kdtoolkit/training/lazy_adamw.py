@@ -96,14 +96,15 @@ class LazyAdamW(eager.AdamW):
         state, weight = self._moments(), self.table.weight
         rows, slopes = gradient.indices()[0], gradient.values()
         self._bring(rows)
-        first = state["exp_avg"].index_select(0, rows).mul_(one).add_(slopes, alpha=1 - one)
-        second = state["exp_avg_sq"].index_select(0, rows).mul_(two).addcmul_(slopes, slopes, value=1 - two)
-        new = (
-            weight.index_select(0, rows)
-            .mul_(kept)
-            .addcdiv_(first, second.sqrt().div_(root).add_(self._group["eps"]), value=-rate)
-        )
-        _put(rows, (weight, new), (state["exp_avg"], first), (state["exp_avg_sq"], second))
+        state["step"] += 1
+        tables = weight, state["exp_avg"], state["exp_avg_sq"]
+        new, first, second = (table.index_select(0, rows) for table in tables)
+        group = self._group
+        torch._fused_adamw_(
+            [new], [slopes], [first], [second], [], [state["step"]], lr=float(group["lr"]), beta1=one, beta2=two,
+            weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,
+        )  # fmt: skip
+        _put(rows, *zip(tables, (new, first, second)))
         self._steps += 1
         self._current[rows] = self._steps
         # A row last touched in step s moves now by rate * one^k m / (sqrt(two^k v) / root + eps), k = steps - s,
@@ -114,7 +115,6 @@ class LazyAdamW(eager.AdamW):
         self._moves = functional.pad(self._moves * kept + moves, (0, 1))
         self._margins = functional.pad(self._margins * kept + margins, (0, 1))
         self._decays = functional.pad(self._decays * kept, (0, 1), value=1.0)
-        state["step"] += 1
         if self._steps >= SETTLE_EVERY:
             self.settle()
 
