@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from kdtoolkit import Encoded
 from kdtoolkit.encoder_layers import EncoderLayers, missing_part, provided_by, shape_of
 from kdtoolkit.errors import InputError
 from kdtoolkit.feature_name import FeatureName, corner
+from kdtoolkit.parts import InParts
 from kdtoolkit.student import Tokens
 from kdtoolkit.teacher import Features
 
 from .classifier import Classifier, OneHead, SharedEncoder, arguments
+from .sequences import Reader, TokenSequence, padded
 
 
 def check_names(config: Any, names: Sequence[str], place: str) -> None:
@@ -69,6 +72,32 @@ def feature(name: str, encoded: Encoded, mask: Tensor) -> np.ndarray:
         return _array(encoded.attentions[layer - 1].float() * (mask[:, None, :, None] & mask[:, None, None, :]))
     kept: tuple[Tensor, ...] = getattr(encoded, kind)
     return _array(kept[layer - 1].float() * mask[:, None, :, None])
+
+
+def inside(
+    encoder: Any,
+    parts: InParts | None,
+    reader: Reader,
+    sequences: Sequence[TokenSequence],
+    batches: Sequence[np.ndarray],
+    names: Sequence[str],
+    *,
+    half: bool,
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Row numbers and features of each batch of sequences, in bf16 if `half`.
+
+    parts: what calls the encoder where processes share it; all of them come here at the same place.
+    """
+    device = next(encoder.parameters()).device
+    for rows in batches if parts is None else parts.rounds(batches):
+        # Others may have texts left, and this process calls the encoder along with them.
+        read = reader.encode([""]) if rows is None else [sequences[row] for row in rows]
+        tokens = padded(read, reader.pad_id).to(device)
+        # Where it is shared, what is converted is not kept: those would be the weights of all layers.
+        with torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=parts is None):
+            encoded = encoded_by(encoder, tokens, names, call=parts)
+        if rows is not None:
+            yield rows, {name: feature(name, encoded, tokens.mask) for name in names}
 
 
 def joined(

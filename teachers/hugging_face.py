@@ -365,33 +365,21 @@ class HuggingFaceTeacher(Teacher):
 
         Raises InputError for what the checkpoint's type does not show; without names only its tokenizer works.
         """
-        from .hidden_states import check_names, joined
+        from .hidden_states import check_names, encoder_of, inside, joined
 
         check_names(self.checkpoint.config, names, self.place)
-        sequences = self._reading().encode(self._texts(examples))
-        with torch.no_grad() if self._sharded else torch.inference_mode():  # FSDP needs tensors that count versions
-            return joined([s.ids for s in sequences], names, self._inside(sequences, names) if names else ())
-
-    def _inside(
-        self, sequences: Sequence[TokenSequence], names: Sequence[str]
-    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Row numbers and features, batch by batch."""
-        from .hidden_states import encoded_by, encoder_of, feature
-
-        parts, reader = self._in_parts() if self._sharded else None, self._reading()
+        reader = self._reading()
+        sequences = reader.encode(self._texts(examples))
+        pieces = [s.ids for s in sequences]
+        if not names:
+            return joined(pieces, names, ())
+        parts = self._in_parts() if self._sharded else None
         encoder = encoder_of(self._loaded()) if parts is None else parts.model
         device = next(encoder.parameters()).device
-        batches = list(by_length(np.array([len(s.ids) for s in sequences], np.int64), self.batch_tokens, device))
-        for rows in batches if parts is None else parts.rounds(batches):
-            # Others may have texts left, and this process calls the encoder along with them.
-            read = reader.encode([""]) if rows is None else [sequences[row] for row in rows]
-            tokens = padded(read, reader.pad_id).to(device)
-            half = self._asked_precision == "bf16"
-            # What it converts is not kept: those would be the weights of all layers.
-            with torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=parts is None):
-                encoded = encoded_by(encoder, tokens, names, call=parts)
-            if rows is not None:
-                yield rows, {name: feature(name, encoded, tokens.mask) for name in names}
+        batches = list(by_length(np.array([len(some) for some in pieces], np.int64), self.batch_tokens, device))
+        with torch.no_grad() if self._sharded else torch.inference_mode():  # FSDP needs tensors that count versions
+            found = inside(encoder, parts, reader, sequences, batches, names, half=self._asked_precision == "bf16")
+            return joined(pieces, names, found)
 
     def shard(self) -> None:
         """Its encoder is loaded and cut when `features` asks for it."""
