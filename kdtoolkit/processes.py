@@ -8,6 +8,7 @@ imported only where there are several.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)
 """How long one process waits for another that works alone. One that dies is noticed by its closed connection."""
 _in_turn = False
+_rounds = itertools.count()
 
 
 def launch(count: int | str | None = None) -> str:
@@ -137,6 +139,17 @@ def total(number: float) -> float:
     return found.item()
 
 
+def turns() -> Iterator[int]:
+    """0, 1, 2 ...: each number goes to one process of the run, the next to whichever asks first.
+
+    All processes call this at the same place, and get on when all have; each then takes numbers at its own pace.
+    """
+    if size() == 1:
+        return itertools.count()
+    wait()
+    return _turns(f"kdtoolkit/turns/{next(_rounds)}")
+
+
 def see_the_same(folder: Path) -> None:
     """Raises WorkError in a process that does not see what the first has in `folder`."""
     if size() == 1:
@@ -172,6 +185,17 @@ def leave(code: int) -> NoReturn:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
+
+
+def _turns(name: str) -> Iterator[int]:
+    from torch.distributed import distributed_c10d
+
+    # What the processes found each other by: the one thing of theirs that counts without all of them being there.
+    store = distributed_c10d._get_default_store()
+    while True:
+        with _noticing():
+            turn = store.add(name, 1) - 1
+        yield turn
 
 
 def _in_step() -> None:

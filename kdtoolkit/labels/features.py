@@ -7,19 +7,20 @@
 
 How long every text is, the tokenizer tells before the teacher has to work; so the size is known at once, and the files
 have their final size from the start. They are filled in parts under another name, and get theirs when they are whole.
-Of several processes each fills its share of the parts; files done-<first text>-<stop> say
-which are done.
+Of several processes the next part goes to whoever is free first; files
+done-<first text>-<stop> say which are done.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from ..files import atomic_folder, read_json, reserve, sync, write_json
 from ..progress import log, track
 from ..shape import Shape
 from ..teacher import Teacher
-from .labelling import Texts, shares, unlabelled
+from .labelling import Texts, unlabelled
 
 BATCH_ROWS = 64
 """Texts of a call of the teacher."""
@@ -127,7 +128,7 @@ class LiveFeatures:
 def store_features(teacher: Teacher, rows: Rows, names: Sequence[str], root: Path) -> Path:
     """The folder with the teacher's features of these rows; what it lacks is computed. Restarted, it goes on.
 
-    Of several processes all call this at the same place, and each computes a share.
+    Of several processes all call this at the same place, and take turns.
     names: of features. root: of the label store.
     Raises InputError if the disk has no room for them, or a value is beyond float16.
     """
@@ -146,7 +147,7 @@ def store_features(teacher: Teacher, rows: Rows, names: Sequence[str], root: Pat
     # Against other runs; those of this one meet here, and the first speaks for them.
     with _locked(folder.with_name(f".features-{digest}.lock")) if processes.is_first() else contextlib.nullcontext():
         if processes.from_first(is_left):
-            _fill(unfinished, teacher, texts, names, shape, processes.rank(), processes.size())
+            _fill(unfinished, teacher, texts, names, shape, processes.turns)
             processes.wait()
             if processes.is_first():
                 unfinished.rename(folder)
@@ -198,20 +199,27 @@ def _lay_out(folder: Path, teacher: Teacher, texts: Texts, names: tuple[str, ...
 
 
 def _fill(
-    folder: Path, teacher: Teacher, texts: Texts, names: tuple[str, ...], shape: Shape, rank: int, world_size: int
+    folder: Path,
+    teacher: Teacher,
+    texts: Texts,
+    names: tuple[str, ...],
+    shape: Shape,
+    turns: Callable[[], Iterator[int]],
 ) -> None:
-    """Asks the teacher for what is missing of this process's parts; the disk has a part before it counts as done."""
+    """Asks the teacher for what is missing in this process's `turns`; the disk has a part before it counts as done."""
     lengths = np.load(folder / "lengths.npy")
     offsets = {name: _offsets(name, shape, lengths) for name in names}
-    owners = shares(texts.characters, BATCH_ROWS * PART_BATCHES, world_size)
-    parts = [_batches(part, len(texts)) for part in np.flatnonzero(owners == rank).tolist()]
+    parts = [_batches(first, len(texts)) for first in range(0, len(texts), BATCH_ROWS * PART_BATCHES)]
     marks = [folder / DONE.format(batches[0].start, batches[-1].stop) for batches in parts]
-    mine = [(batches, mark) for batches, mark in zip(parts, marks) if not mark.is_file()]
+    missing = [(batches, mark) for batches, mark in zip(parts, marks) if not mark.is_file()]
     with contextlib.ExitStack() as open_files:
         files = {name: open_files.enter_context(_FlatFile(folder / _file(name))) for name in names}
-        left = sum(batches[-1].stop - batches[0].start for batches, _ in mine)
-        advance = open_files.enter_context(track(f"hidden states {teacher.task.name}", left))
-        for batches, mark in mine:
+        left, following = [batches[-1].stop - batches[0].start for batches, _ in missing], 0
+        advance = open_files.enter_context(track(f"hidden states {teacher.task.name}", sum(left)))
+        for number in itertools.takewhile(len(missing).__gt__, turns()):
+            advance(sum(left[following:number]))  # those that other processes have
+            batches, mark = missing[number]
+            following = number + 1
             for some in batches:
                 found = teacher.features(texts.examples(some), names)
                 if not np.array_equal(found.mask.sum(1), lengths[some]):
@@ -227,11 +235,11 @@ def _fill(
             for file in files.values():
                 file.flush()
             mark.touch()
+        advance(sum(left[following:]))
 
 
-def _batches(part: int, texts: int) -> list[slice]:
-    """The texts of a part, call by call of the teacher."""
-    first = part * BATCH_ROWS * PART_BATCHES
+def _batches(first: int, texts: int) -> list[slice]:
+    """The texts of the part that begins with `first`, call by call of the teacher."""
     stop = min(first + BATCH_ROWS * PART_BATCHES, texts)
     return [slice(start, min(start + BATCH_ROWS, stop)) for start in range(first, stop, BATCH_ROWS)]
 

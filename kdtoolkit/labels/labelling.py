@@ -6,7 +6,7 @@ order, so what is still missing after a kill is cut in the same places: the same
 
 from __future__ import annotations
 
-import heapq
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 PART_ROWS = 1024
 """Texts that are stored together, about: what a kill can cost."""
 CHECK_ROWS = 32
-CALL_CHARACTERS = 8
-"""Characters that cost a model about what a text costs it beside them: special tokens, a tokenizer's call."""
 
 
 @dataclass(frozen=True)
@@ -100,24 +98,6 @@ def unlabelled(splits: Sequence[Rows], split: np.ndarray, row: np.ndarray) -> li
     return [example for example in found if example is not None]
 
 
-def shares(characters: np.ndarray, part_rows: int, world_size: int) -> np.ndarray:
-    """Which process labels each part, (parts,) int64: the next goes to whoever has least to do so far.
-
-    characters: of all texts, longest first; a part is `part_rows` of them.
-    """
-    starts = np.arange(0, len(characters), part_rows)
-    if world_size == 1 or not len(starts):
-        return np.zeros(len(starts), np.int64)
-    work = np.add.reduceat(characters.astype(np.int64) + CALL_CHARACTERS, starts)
-    busy = [(0, rank) for rank in range(world_size)]
-    owners = np.empty(len(starts), np.int64)
-    for part, cost in enumerate(work.tolist()):
-        least, rank = heapq.heappop(busy)
-        owners[part] = rank
-        heapq.heappush(busy, (least + cost, rank))
-    return owners
-
-
 @dataclass(frozen=True)
 class Part:
     """Texts that are labelled and stored together: ids (n,) S16, and the split and row of each, as in `Texts`."""
@@ -154,6 +134,21 @@ class Labeller:
         cut = [examples[start : start + self.batch_rows] for start in range(0, len(examples), self.batch_rows)]
         return [Batch.of(self.teacher, batch) for batch in cut]
 
+    def read_ahead(self, parts: Sequence[Part], turns: Iterator[int]) -> Iterator[tuple[int, list[Batch]]]:
+        """The parts whose numbers `turns` gives, ascending: each number and what was read.
+
+        A thread reads the next, and takes its turn no sooner than it has read the one before.
+        """
+
+        def read_next(_: None) -> tuple[int, list[Batch]] | None:
+            number = next(turns)
+            return (number, self.read(parts[number])) if number < len(parts) else None
+
+        for found in ahead(read_next, itertools.repeat(None), by=1):
+            if found is None:
+                return
+            yield found
+
     def label(
         self, part: Part, batches: Sequence[Batch] | None = None, advance: Callable[[int], object] = lambda rows: None
     ) -> None:
@@ -180,17 +175,17 @@ def label_rows(
     *,
     batch_rows: int | None = None,
     part_batches: int | None = None,
-    rank: int = 0,
-    world_size: int = 1,
+    turns: Callable[[], Iterator[int]] = itertools.count,
     engine: Engine | None = None,
 ) -> LabelReport:
     """Stores the teacher's values for every text of the splits that the store does not hold yet.
 
     batch_rows: texts a call of the teacher; None: as many as it asks for. part_batches: such batches a part, which is
     what a kill can cost; None: `PART_ROWS` texts of them.
-    rank, world_size: this process labels its share of the parts; the shares do not depend on what is already there.
-    engine: what labels; None: this process. The store is the same, bit for bit, whatever labels, and goes on with what
-    another engine has left.
+    turns: of several processes that label the same texts, `processes.turns`: the next part goes to whoever is free
+    first. It is called once, when this process has seen what is missing.
+    engine: what labels; None: this process, and those it takes turns with. The store is the same, bit for bit, whatever
+    labels, and goes on with what another engine has left.
     Memory: at most 140 bytes a text; the texts themselves are read part by part.
     Raises InputError if the teacher lacks values for some texts, or gives NaN, +inf or a wrong shape.
     """
@@ -206,22 +201,26 @@ def label_rows(
     batch_rows = teacher.call_rows if batch_rows is None else batch_rows
     part_rows = batch_rows * (max(PART_ROWS // batch_rows, 1) if part_batches is None else part_batches)
     todo = texts.only(missing)
-    # A part's share goes by its place in the whole order, so that what another process has finished shifts nothing.
-    share = shares(texts.characters, part_rows, world_size)[np.flatnonzero(missing)[::part_rows] // part_rows]
-    mine = [
+    parts = [
         Part(todo.ids[start:stop], todo.split[start:stop], todo.row[start:stop])
-        for start in (np.flatnonzero(share == rank) * part_rows).tolist()
+        for start in range(0, len(todo), part_rows)
         for stop in [start + part_rows]
     ]
-    floored_before, labelled = store.floored, sum(len(part.ids) for part in mine)
+    floored_before, labelled = store.floored, 0
     labeller = Labeller(teacher, splits, store, batch_rows)
-    with track(f"label {teacher.task.name}", labelled) as advance:
+    with track(f"label {teacher.task.name}", len(todo)) as advance:
         if engine is None:
-            for part, batches in zip(mine, ahead(labeller.read, mine, by=1)):
-                labeller.label(part, batches, advance)
+            following = 0
+            for number, batches in labeller.read_ahead(parts, turns()):
+                advance(_rows(parts[following:number]))  # those that other processes have
+                labeller.label(parts[number], batches, advance)
+                labelled += len(parts[number].ids)
+                following = number + 1
+            advance(_rows(parts[following:]))
         else:
-            for rows, raised in engine.label(labeller, mine):
+            for rows, raised in engine.label(labeller, parts):
                 store.floored += raised
+                labelled += rows
                 advance(rows)
     raised = store.floored - floored_before
     if raised:
@@ -229,6 +228,10 @@ def label_rows(
     return LabelReport(
         len(texts), labelled, already, raised, time.monotonic() - wall, time.process_time() - cpu
     )  # fmt: skip
+
+
+def _rows(parts: Sequence[Part]) -> int:
+    return sum(len(part.ids) for part in parts)
 
 
 def place_of(teacher: Teacher) -> str:

@@ -146,9 +146,8 @@ def _store(run: RunFolder, teacher: Teacher) -> LabelStore:
 
 
 def _labelled(teacher: Teacher, splits: Sequence[Rows], store: LabelStore, engine: Engine | None = None) -> LabelReport:
-    """Labels what is missing, each process its share; counts are of all of them. Returns when every share is stored."""
-    processes.wait()  # what is there already is the same to all
-    report = label_rows(teacher, splits, store, rank=processes.rank(), world_size=processes.size(), engine=engine)
+    """Labels what is missing, the processes in turn; counts are of all of them. Returns when all is stored."""
+    report = label_rows(teacher, splits, store, turns=processes.turns, engine=engine)
     return replace(report, labelled=int(processes.total(report.labelled)))
 
 

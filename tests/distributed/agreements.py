@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -42,6 +43,15 @@ def meets_in_turn() -> None:
         processes.wait()
 
 
+def turns_below(most: int) -> list[int]:
+    """What this process gets of them, at a pace of its own."""
+    found = []
+    for turn in itertools.takewhile(most.__gt__, processes.turns()):
+        time.sleep(0.001 * processes.rank())
+        found.append(turn)
+    return found
+
+
 def own_folder(folder: Path) -> None:
     own = folder / f"own-{processes.rank()}"
     own.mkdir()
@@ -66,6 +76,8 @@ def main() -> None:
     else:
         attempt(found, "met in turn", lambda: processes.first_then_all().__enter__())
     attempt(found, "total", lambda: processes.total(processes.rank() + 0.5))
+    attempt(found, "turns", lambda: turns_below(500))
+    attempt(found, "turns again", lambda: turns_below(20))
     attempt(found, "shared", lambda: processes.see_the_same(folder))
     attempt(found, "apart", lambda: own_folder(folder))
     (folder / f"{processes.rank()}.json").write_text(json.dumps(found))

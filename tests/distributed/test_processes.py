@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -27,6 +28,7 @@ def test_without_a_launcher_there_is_one_process():
     processes.start(asked=1)
     assert (processes.rank(), processes.size(), processes.is_first()) == (0, 1, True)
     assert processes.from_first(lambda: 7) == 7 and processes.total(2.5) == 2.5
+    assert list(itertools.islice(processes.turns(), 3)) == [0, 1, 2]
     with processes.first_then_all():
         processes.wait()
     processes.see_the_same(Path("nowhere"))
@@ -144,6 +146,14 @@ def test_where_the_first_fails_all_fail_and_stay_in_step(of_three):
 
 def test_the_others_read_what_the_first_has_written(of_three):
     assert [f["read"] for f in of_three] == ["by the first"] * 3
+
+
+def test_each_number_goes_to_one_process_and_begins_anew(of_three):
+    for name, most in (("turns", 500), ("turns again", 20)):
+        assert sorted(turn for found in of_three for turn in found[name]) == list(range(most))
+        assert all(found[name] == sorted(found[name]) for found in of_three)
+    counts = [len(found["turns"]) for found in of_three]
+    assert counts[0] > counts[2]  # it goes by who is free, and the last one is slow
 
 
 def test_within_a_turn_they_cannot_meet(of_three):

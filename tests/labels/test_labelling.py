@@ -1,11 +1,14 @@
 """A teacher is run once on each text, in the same batches however the work is cut, stopped or shared."""
 
+import itertools
+import random
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
@@ -17,7 +20,6 @@ from hypothesis import strategies as st
 from kdtoolkit import Example, InputError, Task, Teacher
 from kdtoolkit.data.rows import write_rows
 from kdtoolkit.labels import LabelStore, label_rows
-from kdtoolkit.labels.labelling import shares
 
 TASK = Task("mood", text=("text",), labels=("bad", "good"))
 
@@ -116,30 +118,58 @@ def test_whichever_parts_are_missing_they_come_back_with_the_same_bytes(tmp_path
     assert contents(store) == whole
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_any_number_of_processes_write_the_same_parts_and_share_them(tmp_path, world_size):
-    rows = rows_of(tmp_path, words(45))
-    alone = LabelStore.of(CountingTeacher(), tmp_path / "alone")
+@settings(max_examples=25, deadline=None)
+@given(texts=st.integers(0, 60), world_size=st.integers(2, 5), seed=st.integers(0, 2**31))
+def test_any_number_of_processes_write_the_same_parts_and_share_them(tmp_path_factory, texts, world_size, seed):
+    folder = tmp_path_factory.mktemp("case")
+    rows, pauses = rows_of(folder, words(texts)), random.Random(seed)
+    alone, shared = (LabelStore.of(CountingTeacher(), folder / name) for name in ("alone", "shared"))
     label_rows(CountingTeacher(), [rows], alone, **SMALL)
-    shared = LabelStore.of(CountingTeacher(), tmp_path / "shared")
-    reports = [
-        label_rows(CountingTeacher(), [rows], shared, rank=rank, world_size=world_size, **SMALL)
-        for rank in reversed(range(world_size))
-    ]
+    label_rows(CountingTeacher(), [rows], shared, **SMALL)
+    for part in shared.parts():  # the others are there already
+        if pauses.random() < 0.7:
+            part.unlink()
+    left = texts - len(shared.ids())
+    numbers, begun = itertools.count(), threading.Barrier(world_size)
+    teachers = [CountingTeacher() for _ in range(world_size)]
+
+    def turns():
+        begun.wait(60)
+        return iter(lambda: (time.sleep(pauses.random() / 1000), next(numbers))[1], None)
+
+    def label(teacher):
+        store = LabelStore.of(teacher, folder / "shared")
+        return label_rows(teacher, [rows], store, turns=turns, **SMALL)
+
+    with ThreadPoolExecutor(world_size) as threads:
+        reports = list(threads.map(label, teachers))
     assert contents(shared) == contents(alone)
-    assert sum(report.labelled for report in reports) == 45
+    assert sum(report.labelled for report in reports) == sum(len(teacher.seen) for teacher in teachers) == left
+    assert [report.labelled for report in reports] == [len(teacher.seen) for teacher in teachers]
 
 
-@settings(max_examples=50, deadline=None)
-@given(lengths=st.lists(st.integers(0, 400), max_size=200), part_rows=st.integers(1, 40), world_size=st.integers(1, 6))
-def test_processes_have_about_the_same_to_do(lengths, part_rows, world_size):
-    characters = np.sort(np.array(lengths, np.int32))[::-1]
-    owners = shares(characters, part_rows, world_size)
-    assert len(owners) == -(-len(lengths) // part_rows) and set(owners) <= set(range(world_size))
-    parts = [characters[start : start + part_rows] + 8 for start in range(0, len(lengths), part_rows)]
-    work = [sum(int(part.sum()) for part, owner in zip(parts, owners) if owner == rank) for rank in range(world_size)]
-    # Nobody has more than the others by more than one part.
-    assert max(work) - min(work) <= max((int(part.sum()) for part in parts), default=0)
+def test_the_next_part_goes_to_whoever_is_free_first(tmp_path):
+    """One process that is slow costs no more than the part it has, and the one that it has read ahead."""
+    rows = rows_of(tmp_path, words(80))
+    store = LabelStore.of(CountingTeacher(), tmp_path)
+    numbers, begun, others_done = itertools.count(), threading.Barrier(2), threading.Event()
+
+    class Slow(CountingTeacher):
+        def logits(self, examples):
+            assert others_done.wait(60)
+            return super().logits(examples)
+
+    def turns():
+        begun.wait(60)
+        return iter(lambda: next(numbers), None)
+
+    slow, quick = Slow(), CountingTeacher()
+    with ThreadPoolExecutor(1) as thread:
+        report = thread.submit(label_rows, slow, [rows], LabelStore.of(slow, tmp_path), turns=turns, **SMALL)
+        label_rows(quick, [rows], store, turns=turns, **SMALL)
+        others_done.set()
+        assert report.result(60).labelled <= 16
+    assert len(quick.seen) >= 64 and not store.missing(rows.ids()).any()
 
 
 def test_other_batches_give_other_bytes_so_that_equal_bytes_mean_something(tmp_path):

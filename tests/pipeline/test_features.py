@@ -133,7 +133,7 @@ def test_two_processes_store_the_states_of_one(of_bert, tiny):
         asked.append([sum(map(int, path.read_text().split())) for path in sorted(tiny.glob(f"asked-{count}-*"))])
         assert json.loads((tiny / f"run-{count}/data/mood/hidden-states.json").read_text())["folder"] == str(folder)
     assert found[0] == found[1] and not [name for name in found[1] if name.startswith("done")]
-    assert sum(asked[1]) == asked[0][0] and min(asked[1]) > 0.3 * asked[0][0]  # each its half, no text twice
+    assert sum(asked[1]) == asked[0][0] > 0  # no text twice, whoever has it
 
 
 def test_check_says_what_the_stored_states_will_take(of_bert, tiny, monkeypatch):
