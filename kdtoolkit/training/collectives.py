@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, distributed
@@ -11,7 +11,7 @@ from .shared_memory import SharedMemory, shared_memory
 
 
 def from_all(tensor: Tensor) -> list[Tensor]:
-    """The tensors of all processes, which are of one shape, in order of their ranks."""
+    """The tensors of all processes, of one shape and type, by rank; to be read until they meet again."""
     if (memory := _memory(tensor)) is not None:
         return memory.from_all(tensor)
     parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
@@ -19,12 +19,13 @@ def from_all(tensor: Tensor) -> list[Tensor]:
     return parts
 
 
-def add_all(tensor: Tensor) -> None:
-    """The sum over the processes becomes the tensor, which is contiguous; to the same bits in all of them."""
-    if (memory := _memory(tensor)) is not None:
-        memory.add(tensor)
-    else:
-        distributed.all_reduce(tensor)
+def sum_of(tensors: Sequence[Tensor]) -> Tensor:
+    """The sums over the processes, flat, one tensor after the other; of one type, to the same bits in all."""
+    if (memory := _memory(tensors[0])) is not None:
+        return memory.sum_of(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.all_reduce(flat)
+    return flat
 
 
 @torch.no_grad()

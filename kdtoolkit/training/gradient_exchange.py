@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from .collectives import add_all, from_all
+from .collectives import from_all, sum_of
 from .table_exchange import TableExchange
 
 MESSAGE = 100_000_000
@@ -41,8 +41,7 @@ class GradientExchange:
         if self._table is not None:
             self._table.meet(every[:, : len(facts)].tolist())
         for alike in _messages(chosen):
-            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike])
-            add_all(flat)
+            flat = sum_of([torch.zeros_like(p) if p.grad is None else p.grad for p in alike])
             flat /= len(every)
             for parameter, gradient in zip(alike, flat.split([parameter.numel() for parameter in alike])):
                 parameter.grad = gradient.view_as(parameter)

@@ -93,18 +93,19 @@ class LazyAdamW(eager.AdamW):
     def _update(self, gradient: Tensor) -> None:
         """The update of the rows of a coalesced gradient, which were brought up to date when they were read."""
         rate, root, one, two, kept = self._factors()
-        state, weight = self._moments(), self.table.weight
+        state = self._moments()
         rows, slopes = gradient.indices()[0], gradient.values()
-        self._bring(rows)
+        since = self._current[rows]
+        new, first, second = found = self._found(rows)
+        if (since < self._steps).any():  # read by another process, and not by this one
+            self._catch_up(since, *found)
         state["step"] += 1
-        tables = weight, state["exp_avg"], state["exp_avg_sq"]
-        new, first, second = (table.index_select(0, rows) for table in tables)
         group = self._group
         torch._fused_adamw_(
             [new], [slopes], [first], [second], [], [state["step"]], lr=float(group["lr"]), beta1=one, beta2=two,
             weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,
         )  # fmt: skip
-        _put(rows, *zip(tables, (new, first, second)))
+        self._put(rows, *found)
         self._steps += 1
         self._current[rows] = self._steps
         # A row last touched in step s moves now by rate * one^k m / (sqrt(two^k v) / root + eps), k = steps - s,
@@ -129,7 +130,13 @@ class LazyAdamW(eager.AdamW):
             rows, since = rows[late], since[late]
         if not len(rows):
             return
-        state, weight = self._moments(), self.table.weight
+        found = self._found(rows)
+        self._catch_up(since, *found)
+        self._put(rows, *found)
+        self._current[rows] = self._steps
+
+    def _catch_up(self, since: Tensor, weight: Tensor, first: Tensor, second: Tensor) -> None:
+        """Brings copies of rows up to date, in place; those that are stay as they are. since: (rows,) their steps."""
         one, two = self._group["betas"]
 
         def column(values: Tensor) -> Tensor:
@@ -137,20 +144,28 @@ class LazyAdamW(eager.AdamW):
 
         place = since.cpu()
         idle = (self._steps - place).double()
-        first, second = (state[part].index_select(0, rows) for part in ("exp_avg", "exp_avg_sq"))
         moves = self._moves[place]
         least = (self._group["eps"] * self._margins[place] / moves.clamp(min=TINY)).clamp(min=TINY)
         move = (first / second.sqrt().add_(column(least))).mul_(column(moves))
-        new = weight.index_select(0, rows).mul_(column(self._decays[place])).sub_(move)
+        weight.mul_(column(self._decays[place])).sub_(move)
         first.mul_(column(one**idle))
         second.mul_(column(two**idle))
-        _put(rows, (weight, new), (state["exp_avg"], first), (state["exp_avg_sq"], second))
-        self._current[rows] = self._steps
 
+    def _tables(self) -> list[Tensor]:
+        state = self._moments()
+        return [self.table.weight.detach(), state["exp_avg"], state["exp_avg_sq"]]
 
-def _put(rows: Tensor, *pairs: tuple[Tensor, Tensor]) -> None:
-    for table, values in pairs:
-        table.index_copy_(0, rows, values)
+    def _found(self, rows: Tensor) -> list[Tensor]:
+        """Weights and both moments of some rows, copied."""
+        return [table.index_select(0, rows) for table in self._tables()]
+
+    def _put(self, rows: Tensor, *values: Tensor) -> None:
+        """Writes them back; each row once."""
+        for table, new in zip(self._tables(), values):
+            if table.is_cpu and table.dtype in (torch.float32, torch.float64):
+                table.numpy()[rows.numpy()] = new.numpy()  # a copy a row, in half the time of torch's loop
+            else:
+                table.index_copy_(0, rows, new)
 
 
 def settle(optimizer: torch.optim.Optimizer) -> None:

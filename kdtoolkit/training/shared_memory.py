@@ -15,6 +15,8 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +32,8 @@ WHERE = Path("/dev/shm")
 """A file system in memory, as Linux has it."""
 ORDERED = ("x86_64", "AMD64")
 """Processors on which all see the stores of one in the order in which it made them; others have gloo."""
-PIECE = 1 << 20
-"""Bytes of each process in one round; what is longer takes several."""
+PIECE, ROOM = 1 << 20, 16 << 20
+"""Bytes of each process in one round, at least, and of all of them where they are few; what is longer takes several."""
 LINE = 64
 """Bytes that processors hand to each other at once."""
 SPIN, LOOK = 0.01, 1.0
@@ -52,36 +54,44 @@ class SharedMemory:
         self._file, self._rank, self._size, self._round = file, rank, size, 0
         whole = np.frombuffer(mmap.mmap(file, bytes_of(size)), np.uint8)
         self._counters = whole[: size * LINE].view(np.int64)[:: LINE // 8]  # (size,) rounds that each has come to
-        self._halves = torch.from_numpy(whole[size * LINE :]).view(2, size, PIECE)
+        self._halves = torch.from_numpy(whole[size * LINE :]).view(2, size, piece_of(size))
         self._spins = size <= len(os.sched_getaffinity(0))
         fcntl.lockf(file, fcntl.LOCK_EX, 1, rank)  # the system takes it back when this process ends, however it does
 
     def from_all(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors of all processes, which are of one shape and type, in order of their ranks."""
-        mine = _bytes_of(tensor)
-        found = [torch.empty_like(mine) for _ in range(self._size)]
-        for start in range(0, len(mine), PIECE):
-            there = slice(start, start + PIECE)
-            for whole, piece in zip(found, self._meet(mine[there])):
-                whole[there] = piece
+        """The tensors of all processes, of one shape and type, by rank; to be read until the next call."""
+        mine = tensor.contiguous().flatten().view(torch.uint8)
+        most = self._halves.shape[2]
+        if len(mine) <= most:
+            found = self._meet(len(mine), lambda place: place.copy_(mine))
+        else:
+            found = [torch.empty_like(mine) for _ in range(self._size)]
+            for start in range(0, len(mine), most):
+                piece = mine[start : start + most]
+                for whole, part in zip(found, self._meet(len(piece), partial(_copy, piece))):
+                    whole[start : start + most] = part
         return [whole.view(tensor.dtype).view(tensor.shape) for whole in found]
 
-    def add(self, tensor: Tensor) -> None:
-        """The sum over the processes becomes the tensor, which is contiguous; to the same bits in all of them."""
-        mine = _bytes_of(tensor)
-        assert mine.data_ptr() == tensor.data_ptr()
-        for start in range(0, len(mine), PIECE):
-            piece = mine[start : start + PIECE]
-            first, *others = self._meet(piece)
-            total = piece.view(tensor.dtype).copy_(first.view(tensor.dtype))
-            for other in others:
-                total += other.view(tensor.dtype)
+    def sum_of(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The sums over the processes, flat, one tensor after the other; of one type, to the same bits in all."""
+        dtype, size = tensors[0].dtype, tensors[0].element_size()
+        flat = [tensor.flatten() for tensor in tensors]
+        count, most = sum(map(len, flat)), self._halves.shape[2] // size
+        if count <= most:
+            parts = self._meet(count * size, lambda place: torch.cat(flat, out=place.view(dtype)))
+            return _added([part.view(dtype) for part in parts])
+        whole = torch.cat(flat)
+        for start in range(0, count, most):
+            piece = whole[start : start + most]
+            parts = self._meet(len(piece) * size, partial(_copy, piece.view(torch.uint8)))
+            _added([part.view(dtype) for part in parts], piece)
+        return whole
 
-    def _meet(self, mine: Tensor) -> list[Tensor]:
-        """The bytes of each process, which has as many; to be read until the next call."""
+    def _meet(self, count: int, write: Callable[[Tensor], object]) -> list[Tensor]:
+        """`count` bytes of each process, to be read until the next call. write: puts this one's there."""
         self._round += 1
-        half = self._halves[self._round % 2, :, : len(mine)]
-        half[self._rank] = mine
+        half = self._halves[self._round % 2, :, :count]
+        write(half[self._rank])
         self._counters[self._rank] = self._round  # not before the bytes are there
         self._wait()
         return list(half)
@@ -110,7 +120,12 @@ class SharedMemory:
 
 def bytes_of(size: int) -> int:
     """What `size` processes share."""
-    return size * (LINE + 2 * PIECE)
+    return size * (LINE + 2 * piece_of(size))
+
+
+def piece_of(size: int) -> int:
+    """Bytes of each of `size` processes in one round."""
+    return max(PIECE, ROOM // (2 * size * LINE) * LINE)
 
 
 @functools.cache
@@ -150,5 +165,13 @@ def _made(size: int, until: contextlib.ExitStack) -> str | None:
     return name
 
 
-def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().flatten().view(torch.uint8)
+def _copy(values: Tensor, place: Tensor) -> None:
+    place.copy_(values)
+
+
+def _added(parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    first, second, *others = parts
+    total: Tensor = torch.add(first, second, out=out)
+    for other in others:
+        total += other
+    return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed, nn
 
-from .collectives import add_all, as_the_first, from_all
+from .collectives import as_the_first, from_all, sum_of
 
 
 class TableExchange:
@@ -35,8 +35,7 @@ class TableExchange:
         weight, counts = self.table.weight, [count for count, _ in facts]
         if any(whole for _, whole in facts):  # a table that is also used in another way
             total = torch.zeros_like(weight) if weight.grad is None else weight.grad.to_dense()
-            add_all(total)
-            weight.grad = total / self._size
+            weight.grad = sum_of([total]).view_as(weight) / self._size
         elif any(counts):
             numbers = torch.zeros(max(counts), dtype=torch.int64, device=weight.device)
             values = weight.new_zeros(max(counts), weight.shape[1])

@@ -15,7 +15,7 @@ from kdtoolkit import processes
 from kdtoolkit.errors import PeerFailed
 from kdtoolkit.training import collectives, shared_memory
 
-SHAPES = [(), (1,), (7,), (0,), (3, 5), (shared_memory.PIECE // 8 + 3,), (513, 1025)]
+SHAPES = [(), (1,), (7,), (0,), (3, 5), (shared_memory.piece_of(3) // 8 + 3,), (513, 1025)]
 TYPES = (torch.float32, torch.float64, torch.int64, torch.bfloat16, torch.bool, torch.uint8)
 
 
@@ -34,10 +34,13 @@ def values() -> None:
         assert [one.dtype for one in found] == [dtype] * size
         assert all(torch.equal(*pair) for pair in zip(found, every, strict=True))
         if dtype.is_floating_point:
-            total = every[rank].clone()
-            collectives.add_all(total)
-            expected = torch.stack(every).double().sum(0)
-            assert torch.equal(total.double(), expected.to(dtype).double())
+            expected = torch.stack(every).double().sum(0).to(dtype)
+            assert torch.equal(collectives.sum_of([every[rank]]), expected.flatten())
+            more = [every[rank].t() if len(shape) == 2 else every[rank], torch.full((2, 3), float(rank), dtype=dtype)]
+            expected = torch.cat(
+                [expected.t().flatten() if len(shape) == 2 else expected.flatten(), torch.full((6,), 3.0)]
+            )
+            assert torch.equal(collectives.sum_of(more), expected.to(dtype))
     assert torch.equal(collectives.from_all(torch.arange(6).view(2, 3).t())[0], torch.arange(6).view(2, 3).t())
 
 
@@ -71,9 +74,7 @@ def without() -> None:
     assert shared_memory.shared_memory() is None
     found = collectives.from_all(torch.tensor([processes.rank()]))
     assert [int(one) for one in found] == list(range(processes.size()))
-    total = torch.ones(3)
-    collectives.add_all(total)
-    assert total.tolist() == [processes.size()] * 3
+    assert collectives.sum_of([torch.ones(3), torch.ones(())]).tolist() == [processes.size()] * 4
 
 
 def off() -> None:
