@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from . import eager
 
@@ -45,9 +44,9 @@ class LazyAdamW(eager.AdamW):
         """All rows are up to date. From here, by step: what a row last touched in it has still to do."""
         self._steps = 0
         self._current.zero_()  # (rows,) the step up to which each is brought
-        self._moves = torch.zeros(1, dtype=torch.float64)  # (steps + 1,) times first moment / root of the second
-        self._margins = torch.zeros(1, dtype=torch.float64)  # (steps + 1,) of these, each times what eps has to be
-        self._decays = torch.ones(1, dtype=torch.float64)  # (steps + 1,) what is left of the weight
+        self._moves = torch.zeros(SETTLE_EVERY, dtype=torch.float64)  # times first moment / root of the second
+        self._margins = torch.zeros(SETTLE_EVERY, dtype=torch.float64)  # of these, each times what eps has to be
+        self._decays = torch.ones(SETTLE_EVERY, dtype=torch.float64)  # what is left of the weight
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -91,14 +90,18 @@ class LazyAdamW(eager.AdamW):
         return state
 
     def _update(self, gradient: Tensor) -> None:
-        """The update of the rows of a coalesced gradient, which were brought up to date when they were read."""
+        """The update of the rows of a coalesced gradient; those that were read here are up to date."""
         rate, root, one, two, kept = self._factors()
         state = self._moments()
         rows, slopes = gradient.indices()[0], gradient.values()
         since = self._current[rows]
+        late = int((since < self._steps).sum())  # rows that another process has read, and not this one
+        if late:
+            order = torch.argsort(since)
+            rows, slopes, since = rows[order], slopes[order], since[order]
         new, first, second = found = self._found(rows)
-        if (since < self._steps).any():  # read by another process, and not by this one
-            self._catch_up(since, *found)
+        if late:
+            self._catch_up(since[:late], *(values[:late] for values in found))
         state["step"] += 1
         group = self._group
         torch._fused_adamw_(
@@ -110,12 +113,13 @@ class LazyAdamW(eager.AdamW):
         self._current[rows] = self._steps
         # A row last touched in step s moves now by rate * one^k m / (sqrt(two^k v) / root + eps), k = steps - s,
         # which is (rate * root * (one / sqrt(two))^k) * m / (sqrt(v) + eps * root / sqrt(two)^k).
+        steps = slice(self._steps)
         idle = torch.arange(self._steps, 0, -1, dtype=torch.float64)
-        moves = rate * root * (one / math.sqrt(two)) ** idle
-        margins = rate * root**2 * (one / two) ** idle
-        self._moves = functional.pad(self._moves * kept + moves, (0, 1))
-        self._margins = functional.pad(self._margins * kept + margins, (0, 1))
-        self._decays = functional.pad(self._decays * kept, (0, 1), value=1.0)
+        self._decays[steps] *= kept
+        self._moves[steps] *= kept
+        self._moves[steps] += rate * root * (one / math.sqrt(two)) ** idle
+        self._margins[steps] *= kept
+        self._margins[steps] += rate * root**2 * (one / two) ** idle
         if self._steps >= SETTLE_EVERY:
             self.settle()
 
@@ -136,20 +140,18 @@ class LazyAdamW(eager.AdamW):
         self._current[rows] = self._steps
 
     def _catch_up(self, since: Tensor, weight: Tensor, first: Tensor, second: Tensor) -> None:
-        """Brings copies of rows up to date, in place; those that are stay as they are. since: (rows,) their steps."""
+        """Brings copies of rows up to date, in place. since: (rows,) the step up to which each is."""
         one, two = self._group["betas"]
-
-        def column(values: Tensor) -> Tensor:
-            return values.to(weight.dtype).to(weight.device).unsqueeze(1)
-
         place = since.cpu()
         idle = (self._steps - place).double()
         moves = self._moves[place]
         least = (self._group["eps"] * self._margins[place] / moves.clamp(min=TINY)).clamp(min=TINY)
-        move = (first / second.sqrt().add_(column(least))).mul_(column(moves))
-        weight.mul_(column(self._decays[place])).sub_(move)
-        first.mul_(column(one**idle))
-        second.mul_(column(two**idle))
+        factors = torch.stack([moves, least, self._decays[place], one**idle, two**idle])
+        moved, least, kept, fades, fades_too = factors.to(weight).unsqueeze(2)  # each (rows, 1)
+        slowness = second.sqrt().add_(least)
+        weight.mul_(kept).addcdiv_(first * moved, slowness, value=-1)
+        first.mul_(fades)
+        second.mul_(fades_too)
 
     def _tables(self) -> list[Tensor]:
         state = self._moments()
