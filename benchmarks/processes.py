@@ -81,7 +81,7 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--students", nargs="+", default=["s1", "s2"])
-    parser.add_argument("--batch-rows", type=int, nargs="+", default=[32, 256])
+    parser.add_argument("--batch-rows", type=int, nargs="*", default=[32, 256])
     parser.add_argument("--rows-each", type=int, nargs="*", default=[])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--bf16", action="store_true", help="the teacher answers in bf16")
