@@ -6,9 +6,9 @@
 FOLDER: a checkpoint fine-tuned on SST-2; without it one is made first. The job is that of peers/job.py: the first
 10,000 rows of SST-2, 3 epochs, one thread each, batches of so many rows over all processes, or (--rows-each) of so many
 for each, which are fewer and larger steps. Ways take turns; every run labels anew, or none does where the stage is left
-out. Seconds are those of run.json, medians, the least and the most in brackets. It needs as many free cores as there
-are processes. "side by side": as many runs of one process at once, which have nothing to do with each other; how much
-more they do than one is what these cores can give at most.
+out; "both" is labels and epochs of a run together. Seconds are those of run.json, medians, the least and the most in
+brackets. It needs as many free cores as there are processes. "side by side": as many runs of one process at once, which
+have nothing to do with each other; how much more they do than one is what these cores can give at most.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from kdtoolkit_run import recipe
 from teacher import add_options, fine_tuned
 
 STAGES = ("label", "distill")
+NAMES = {"label": "labels", "distill": "epochs"}
 
 
 class Way(NamedTuple):
@@ -112,13 +113,16 @@ def main() -> None:
         for _ in range(given.rounds):
             for way in ways:
                 found[way].append(seconds(given, way, work))
-    heads = "".join(f" {'labels' if stage == 'label' else 'epochs'}, s a run | times one |" for stage in given.stages)
-    print(f"| student | rows a batch | processes |{heads}\n|---|---|---|{'---|---|' * len(given.stages)}")
+    columns = [*given.stages, *(["both"] if len(given.stages) > 1 else [])]
+    for run in (run for runs in found.values() for run in runs):
+        run["both"] = sum(run[stage] for stage in given.stages)
+    heads = "".join(f" {NAMES.get(column, column)}, s a run | times one |" for column in columns)
+    print(f"| student | rows a batch | processes |{heads}\n|---|---|---|{'---|---|' * len(columns)}")
     for way, runs in found.items():
         first = found[way._replace(processes=given.processes[0], apart=False)]
         cells = [f"{way.processes} side by side" if way.apart else str(way.processes)]
-        for stage in given.stages:
-            own, alone = [run[stage] for run in runs], statistics.median(run[stage] for run in first)
+        for column in columns:
+            own, alone = [run[column] for run in runs], statistics.median(run[column] for run in first)
             middle = statistics.median(own)
             cells += [f"{middle:.1f} [{min(own):.1f}, {max(own):.1f}]", f"{alone / middle:.2f}"]
         rows = f"{way.batch_rows}{' a process' if way.each else ''}"
