@@ -14,6 +14,8 @@ from ..schedule import Value, value_at
 from .even_shares import even_cuts
 from .whole_groups import split_large, starts_of, whole_cuts, whole_micros, whole_order
 
+MARGIN = 16
+"""A micro-batch may hold one row in so many more than it was asked for, in place of another pass for a few rows."""
 # What a random stream is for; with seed and number it keys the stream.
 _ORDER, _EXTRA = 0, 1
 
@@ -70,9 +72,10 @@ class BatchPlan:
 
     Batches. "one_task": the window of a step (micro-batches included) holds one task. Steps are given to tasks in
     proportion to their visits, one at least, and the visits of a task are divided evenly over its windows. Windows may
-    so hold more rows than batch_rows * accumulate (where several small tasks share few steps); micro-batches never
-    exceed batch_rows. If an epoch has fewer steps than tasks, windows hold several tasks, and still each micro-batch
-    one. "mixed": rows of all tasks together.
+    so hold more rows than batch_rows * accumulate, mostly by a row or two, for the steps of a task are a whole number.
+    A micro-batch then holds up to a sixteenth more than batch_rows where that saves one, and never more. If an epoch
+    has fewer steps than tasks, windows hold several tasks, and still each micro-batch one. "mixed": rows of all tasks
+    together.
 
     Lengths. The visits of an epoch are sorted by length, at random among equals, and cut, so that the rows of a batch
     are nearly equally long; then the windows are shuffled. A task that is visited several times an epoch is sorted
@@ -124,7 +127,7 @@ class BatchPlan:
         self._task_rows = [int(rows) for rows in task_rows]
         self._offsets = [sum(self._task_rows[:task]) for task in range(len(task_rows))]
         self._lengths = [_small(np.asarray(of_task)) for of_task in lengths]
-        self._batch_rows, self._seed, self._mixed = batch_rows, seed, batch == "mixed"
+        self._batch_rows, self._accumulate, self._seed, self._mixed = batch_rows, accumulate, seed, batch == "mixed"
         self.steps_per_epoch = -(-self.rows // (batch_rows * accumulate))
         # Less a rounding error, so that 3 * 0.1 epochs of 10 steps are 3 steps and not 4.
         self.steps = max(math.ceil(epochs * self.steps_per_epoch - 1e-6), 1)
@@ -164,12 +167,18 @@ class BatchPlan:
                             for a, b in whole_micros(ends, self._batch_rows, rank, world_size)]  # fmt: skip
                 first_rows += [int(epoch.order[start + a]) for a, _ in whole_micros(ends, self._batch_rows, 0, 1)]
                 continue
-            micros = -(-rows // self._batch_rows)
+            micros = self._micros(rows)
             for micro in range(micros):
                 a, b = start + rows * micro // micros, start + rows * (micro + 1) // micros
                 batches.append(self._share(epoch.order[a:b], rank, world_size))
                 first_rows.append(int(epoch.order[a]))
         return Window(batches, planned_rows, first_rows)
+
+    def _micros(self, rows: int) -> int:
+        """How many micro-batches so many rows of a window are cut into."""
+        spare = self._batch_rows // MARGIN
+        # No fewer than the steps have anyway: the margin is for windows of some rows too many.
+        return min(-(-rows // self._batch_rows), max(-(-rows // (self._batch_rows + spare)), self._accumulate))
 
     def _share(self, rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
         """The part of a micro-batch that a rank works on: one row at least, if there are as many as ranks."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtoolkit.data.batch_plan import BatchPlan
+from kdtoolkit.data.batch_plan import MARGIN, BatchPlan
 from kdtoolkit.schedule import Schedule
 
 sizes = st.lists(st.integers(0, 60), min_size=1, max_size=5).filter(lambda rows: sum(rows) > 0)
@@ -27,7 +27,7 @@ def make(task_rows, *, longest=30, data_seed=0, **options):
 any_plan = st.fixed_dictionaries(
     {
         "task_rows": sizes,
-        "batch_rows": st.integers(1, 20),
+        "batch_rows": st.integers(1, 40),
         "accumulate": st.integers(1, 3),
         "epochs": st.sampled_from([0.4, 1, 2, 2.5]),
         "seed": st.integers(0, 5),
@@ -124,14 +124,27 @@ def test_a_step_is_the_same_whatever_was_asked_before(keys, random):
 
 @settings(max_examples=80, deadline=None)
 @given(any_plan)
-def test_micro_batches_are_never_empty_nor_larger_than_asked(keys):
+def test_micro_batches_are_never_empty_nor_larger_than_asked_but_for_a_margin(keys):
     plan, _ = make(**keys)
+    asked, most = keys["batch_rows"], keys["batch_rows"] + keys["batch_rows"] // MARGIN
     for step in range(plan.steps):
         window = plan.window(step)
-        assert all(0 < len(batch) <= keys["batch_rows"] and batch.dtype == np.int32 for batch in window.batches)
+        assert all(0 < len(batch) <= most and batch.dtype == np.int32 for batch in window.batches)
+        if window.planned_rows <= asked * keys["accumulate"]:
+            assert max(map(len, window.batches)) <= asked
         if keys["batch"] == "mixed" or sum(rows > 0 for rows in keys["task_rows"]) == 1:
             assert window.planned_rows <= keys["batch_rows"] * keys["accumulate"]
             assert len(window.batches) <= keys["accumulate"]
+
+
+@pytest.mark.parametrize("accumulate", [1, 4, 32])
+def test_tasks_whose_steps_are_no_whole_number_cost_no_further_passes(accumulate):
+    rows = 2222 * accumulate
+    plan, _ = make([rows] * 8 + [rows + 2 * accumulate], batch_rows=32, accumulate=accumulate, epochs=1)
+    windows = [plan.window(step) for step in range(plan.steps)]
+    assert plan.steps == 625 and max(window.planned_rows for window in windows) > 32 * accumulate
+    assert {len(window.batches) for window in windows} == {accumulate}
+    assert max(len(batch) for window in windows for batch in window.batches) <= 33
 
 
 @settings(max_examples=80, deadline=None)
