@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -27,6 +27,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)
 """How long one process waits for another that works alone. One that dies is noticed by its closed connection."""
 _in_turn = False
+_alone = False
 _rounds = itertools.count()
 
 
@@ -37,12 +38,12 @@ def launch(count: int | str | None = None) -> str:
 
 def rank() -> int:
     """This process's number among those of the run; the first, 0, writes and speaks for all."""
-    return launcher.rank()
+    return 0 if _alone else launcher.rank()
 
 
 def size() -> int:
     """How many processes the run has; what no number is, `start` refuses."""
-    return launcher.size()
+    return 1 if _alone else launcher.size()
 
 
 def is_first() -> bool:
@@ -150,6 +151,41 @@ def turns() -> Iterator[int]:
     return _turns(f"kdtoolkit/turns/{next(_rounds)}")
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """The body runs as if this process were the only one: it writes and decides, and meets nobody."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def works_alone() -> bool:
+    """Whether there are others, and this process meets them later (see `alone`)."""
+    return _alone and launcher.size() > 1
+
+
+def shared_out(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """What the jobs give, in all processes: each is done by one, alone, the next by whichever is free first.
+
+    They give plain values, as JSON has them, and those whose jobs are done wait for the others.
+    """
+    if size() == 1:
+        return [job() for job in jobs]
+    own = []
+    for turn in turns():
+        if turn >= len(jobs):
+            break
+        with alone():
+            own.append([turn, jobs[turn]()])
+    _in_step()
+    told = [json.loads(_broadcast(json.dumps(own).encode(), source)) for source in range(size())]
+    found = dict(pair for of_process in told for pair in of_process)
+    return [found[turn] for turn in range(len(jobs))]
+
+
 def see_the_same(folder: Path) -> None:
     """Raises WorkError in a process that does not see what the first has in `folder`."""
     if size() == 1:
@@ -225,19 +261,19 @@ def _hear() -> dict[str, Any]:
     return message
 
 
-def _broadcast(data: bytes | None) -> bytes:
-    """The first process's bytes, in all."""
+def _broadcast(data: bytes | None, source: int = 0) -> bytes:
+    """The bytes of the process `source`, in all."""
     import torch
     from torch import distributed
 
     with _noticing():
         count = torch.tensor([len(data or b"")])
-        distributed.broadcast(count, 0)
+        distributed.broadcast(count, source)
         content = torch.zeros(int(count), dtype=torch.uint8)
-        if data is not None:
+        if data is not None and rank() == source:
             content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         if len(content):
-            distributed.broadcast(content, 0)
+            distributed.broadcast(content, source)
     return content.numpy().tobytes()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from .. import __version__, processes
 from ..errors import InputError, WorkError
 from ..files import atomic_folder, cannot_write, read_json, write_json
+from ..memory import give_back
 from ..recipe import Recipe
 from ..recipe.load import load_recipe, resolved_yaml
 
@@ -105,6 +107,23 @@ class RunFolder:
         state = self.state()
         state["stages"][stage] = dict(facts)
         write_json(self.path / STATE, state)
+
+    def is_left(self, stage: str) -> bool:
+        """Whether a stage is to be run. The first process decides: the others may look when it has gone on."""
+        return processes.from_first(lambda: self.done(stage) is None)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Times a stage and records its facts; a stage that a resumed run finds done keeps the facts it had."""
+        before = self.done(name) or {}
+        facts: dict[str, Any] = {}
+        started, cpu_started = time.perf_counter(), time.process_time()
+        yield facts
+        give_back()
+        facts.setdefault("seconds", time.perf_counter() - started)
+        facts.setdefault("cpu_seconds", time.process_time() - cpu_started)
+        if processes.is_first():
+            self.finish(name, before if before else facts)
 
     def forget(self, *stages: str) -> None:
         """Says that stages are not finished (any more); of several processes, the first says it."""

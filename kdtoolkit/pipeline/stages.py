@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -21,13 +20,10 @@ from ..errors import InputError
 from ..evaluate import combined
 from ..files import atomic_folder, cannot_write, is_full, read_json
 from ..labels import Engine
-from ..memory import give_back, keep_few_kernels
+from ..memory import keep_few_kernels
 from ..progress import log
 from ..recipe import Recipe
-from ..student_folder import CONFIG, WEIGHTS, read_config, weights_file
 from ..teacher import Teacher
-from ..tokenizers.base import FILE as TOKENIZER
-from ..training.board import Board
 from .augmentation import augment, forget_other_text, mask_token, refuse_augmentation
 from .ensemble import member_weights, refuse_without_rows
 from .features import hidden_states_stored, refuse_terms, store_hidden_states, with_hidden_states
@@ -37,8 +33,8 @@ from .measure import calibrate, evaluate, write_results
 from .queries import note_ranked_tasks, refuse_lone_candidates
 from .refusals import refuse
 from .run_folder import RunFolder
-from .student import Boards, refine_student, train_student
 from .student_data import StudentData, tokenize
+from .students import is_whole, train_students
 from .teach import build_teachers, import_libraries, ready_teachers, teacher_checkpoint
 
 DEMO = "demo:"
@@ -77,14 +73,14 @@ def run_stages(run: RunFolder, until: str = "report", engine: Engine | None = No
 
 def _is_finished(run: RunFolder) -> bool:
     students = [run.student] if run.done("baseline") is None else [run.student, run.gold_only]
-    return run.results.is_file() and all(map(_is_whole, students))
+    return run.results.is_file() and all(map(is_whole, students))
 
 
 def _run(run: RunFolder, until: str, engine: Engine | None) -> dict[str, Any]:
     recipe = run.recipe
     if not processes.is_first():
         import_libraries(recipe)  # while the first prepares
-    with _stage(run, "prepare") as facts, processes.first_then_all():
+    with run.stage("prepare") as facts, processes.first_then_all():
         data = prepare(recipe, run.data)
         facts["digest"] = same_data(run, data)
         facts["rows"] = sum(len(rows) for task in data.values() for rows in task.splits.values())
@@ -106,18 +102,18 @@ def _run(run: RunFolder, until: str, engine: Engine | None) -> dict[str, Any]:
                 refuse_augmentation(recipe, data, built)
                 refuse_terms(recipe, data, built, run.data, teacher_source=teacher_checkpoint(recipe, run))
 
-    if recipe.augment is not None and _is_left(run, "augment"):
-        with _stage(run, "augment") as facts, processes.first_then_all():
+    if recipe.augment is not None and run.is_left("augment"):
+        with run.stage("augment") as facts, processes.first_then_all():
             facts.update(augment(recipe, data, run.data))
             for name, note in facts["notes"].items():
                 log.info("%s: %s", name, note)
     if not labelled:
-        with _stage(run, "teach") as facts:
+        with run.stage("teach") as facts:
             teachers = ready_teachers(run, data, built)
             facts["rows"] = 0
         if until == "teach":
             return run.state()
-        with _stage(run, "label") as facts:
+        with run.stage("label") as facts:
             facts.update(label(run, data, teachers, engine))
             store_hidden_states(run, data, teachers, teacher_checkpoint(recipe, run))
         _close(teachers)
@@ -125,59 +121,21 @@ def _run(run: RunFolder, until: str, engine: Engine | None) -> dict[str, Any]:
         return run.state()
 
     tokens = None
-    with _stage(run, "tokenize") as facts, processes.first_then_all():
+    with run.stage("tokenize") as facts, processes.first_then_all():
         tokens = with_hidden_states(run, data, _tokens(run, data), None if labelled else teachers)
         facts["rows"] = tokens.rows
         rows_held_out = HeldOut(data, recipe, tokens, run.data, _taught(run, data))
     held_out = rows_held_out if len(rows_held_out) else None
-    if processes.from_first(lambda: not _is_whole(run.student)):
-        run.forget("distill", "refine")
-    if _is_left(run, "distill"):
-        with _stage(run, "distill") as facts:
-            report = train_student(
-                recipe,
-                tokens,
-                checkpoints=run.checkpoints,
-                out=run.student,
-                boards=_boards(run, "student"),
-                measure=held_out,
-                description="distilling" if recipe.teachers else "training",
-            )
-            facts.update(rows=report.rows, steps=report.steps, best_step=report.best_step)
-    if recipe.refine is not None and _is_left(run, "refine"):
-        with _stage(run, "refine") as facts:
-            facts["rows"] = _refine(run, tokens, run.student, "refine", gold_only=not recipe.teachers)
-    if processes.from_first(lambda: not _is_whole(run.gold_only)):
-        run.forget("baseline")
-    if _wants_baseline(recipe, tokens) and _is_left(run, "baseline"):
-        with _stage(run, "baseline") as facts:
-            report = train_student(
-                recipe,
-                tokens,
-                checkpoints=run.checkpoints / "gold_only",
-                out=run.gold_only,
-                boards=_boards(run, "gold_only"),
-                gold_only=True,
-                measure=held_out,
-                description="gold-only baseline",
-            )
-            facts.update(rows=report.rows, steps=report.steps)
-            if recipe.refine is not None:
-                facts["rows"] += _refine(run, tokens, run.gold_only, "refine_gold_only", gold_only=True)
+    train_students(run, tokens, held_out)
     if not processes.is_first():
         return {}  # what is left takes no time
-    with _stage(run, "evaluate"):
+    with run.stage("evaluate"):
         calibrate(run.student, data, recipe)
         if (run.gold_only / "config.json").is_file():
             calibrate(run.gold_only, data, recipe)
         results = evaluate(run, data)
     write_results(run, data, {**results, "stages": _with_evaluate(run, results)})
     return read_json(run.results)
-
-
-def _is_left(run: RunFolder, stage: str) -> bool:
-    """Whether a stage is to be run. The first process decides: the others may look when it has gone on."""
-    return processes.from_first(lambda: run.done(stage) is None)
 
 
 def evaluate_run(run: RunFolder, split: str | None = None) -> dict[str, Any]:
@@ -244,21 +202,6 @@ def _tokens(run: RunFolder, data: Mapping[str, TaskRows]) -> StudentData:
     )
 
 
-def _refine(run: RunFolder, tokens: StudentData, folder: Path, name: str, *, gold_only: bool) -> int:
-    return refine_student(
-        run.recipe,
-        tokens,
-        checkpoints=run.checkpoints / name,
-        out=folder,
-        boards=_boards(run, name),
-        gold_only=gold_only,
-    )
-
-
-def _boards(run: RunFolder, name: str) -> Boards:
-    return lambda task: Board(run.tensorboard / (f"{name}_{task}" if task else name))
-
-
 def something_to_learn(recipe: Recipe, data: Mapping[str, TaskRows]) -> None:
     """Raises InputError for a task without teacher and labels, or ranked without candidates, or where there are no rows
     to select weights on, or members of an ensemble.
@@ -277,19 +220,6 @@ def something_to_learn(recipe: Recipe, data: Mapping[str, TaskRows]) -> None:
             raise InputError(f"task '{name}'", "has neither a teacher nor gold labels: there is nothing to learn from")
 
 
-def _is_whole(student: Path) -> bool:
-    # What was damaged and deleted is made again from the last checkpoint.
-    if not all((student / name).is_file() for name in (CONFIG, WEIGHTS, TOKENIZER)):
-        return False
-    config = read_config(student)
-    return all((student / weights_file(config, task.name)).is_file() for task in config.tasks)
-
-
-def _wants_baseline(recipe: Recipe, tokens: StudentData) -> bool:
-    # Without a teacher the student is the baseline already; without labels there is nothing to train one on.
-    return recipe.evaluate.baseline and bool(recipe.teachers) and len(tokens.labelled()) > 0
-
-
 def _with_evaluate(run: RunFolder, results: Mapping[str, Any]) -> dict[str, Any]:
     facts = run.done("evaluate") or {}
     own = {"seconds": facts.get("seconds", 0.0), "cpu_seconds": facts.get("cpu_seconds", 0.0)}
@@ -302,20 +232,6 @@ def _close(teachers: Mapping[str, list[Teacher]]) -> None:
     for some in teachers.values():
         for teacher in some:
             teacher.close()
-
-
-@contextlib.contextmanager
-def _stage(run: RunFolder, name: str) -> Iterator[dict[str, Any]]:
-    """Times a stage and records its facts; a stage that a resumed run finds done keeps the facts it had."""
-    before = run.done(name) or {}
-    facts: dict[str, Any] = {}
-    started, cpu_started = time.perf_counter(), time.process_time()
-    yield facts
-    give_back()
-    facts.setdefault("seconds", time.perf_counter() - started)
-    facts.setdefault("cpu_seconds", time.process_time() - cpu_started)
-    if processes.is_first():
-        run.finish(name, before if before else facts)
 
 
 @contextlib.contextmanager

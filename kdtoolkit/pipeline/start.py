@@ -17,7 +17,7 @@ def start_run(recipe: Recipe, out: Path | None = None, name: str = "run") -> Run
 def resume_run(path: Path, recipe: Recipe | None = None) -> RunFolder:
     """The run in `path`, to be continued; `recipe`, if given, must be the run's own, but for who keeps what."""
     run = RunFolder.open(path)
-    if recipe is not None and _sharded_alike(recipe, run.recipe) != run.recipe:
+    if recipe is not None and _shared_alike(recipe, run.recipe) != run.recipe:
         raise InputError(
             str(path),
             f"is a run of another recipe ({_difference(run.recipe, recipe)})",
@@ -28,8 +28,8 @@ def resume_run(path: Path, recipe: Recipe | None = None) -> RunFolder:
     return run
 
 
-def _sharded_alike(recipe: Recipe, other: Recipe) -> Recipe:
-    """The recipe with the other's `train.sharding` and `teacher_sharding`, which change nothing of what is computed."""
-    alike = {"sharding": other.train.sharding, "teacher_sharding": other.train.teacher_sharding}
+def _shared_alike(recipe: Recipe, other: Recipe) -> Recipe:
+    """The recipe with the other's keys that say how processes share the work, and nothing of what is computed."""
+    alike = {key: getattr(other.train, key) for key in ("parallel", "sharding", "teacher_sharding")}
     train = recipe.train.model_copy(update=alike)
     return recipe.model_copy(update={"train": train})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -45,9 +46,14 @@ from .embedding import copy_vectors
 from .features import shard_teachers
 from .student_data import StudentData, tokenize
 from .terms import attached, further_terms
+from .trainings import Training, Trainings, all_of
 
 Boards = Callable[[str], Board]
 """Where to log: by the name of a task, "" for a joint student."""
+
+
+NOTHING = FitReport(steps=0, first_step=0, rows=0, seconds=0.0, cpu_seconds=0.0)
+"""Of a training that was finished before."""
 
 
 class Measure(Protocol):
@@ -59,7 +65,7 @@ class Measure(Protocol):
         """The figures of one task; None: it has no such rows."""
 
 
-def train_student(
+def student_trainings(
     recipe: Recipe,
     data: StudentData,
     *,
@@ -69,58 +75,70 @@ def train_student(
     gold_only: bool = False,
     measure: Measure | None = None,
     description: str = "distilling",
-) -> FitReport:
-    """Trains one student over all tasks and writes its folder `out`.
+) -> Trainings:
+    """The training of one student over all tasks, which leaves its folder `out`.
 
     With `train.joint: false` every task has a student of its own instead, trained on its rows alone, all from the same
     initial weights; they share the folder, as refined students do.
     gold_only: the baseline: the same student and as many updates, on the rows that have gold labels, without teachers.
+    All processes call this at the same place.
     """
     if not recipe.train.joint and len(data.tasks) > 1:
-        return _train_apart(recipe, data, checkpoints, out, boards, gold_only, measure, description)
-    model, config = new_student(recipe, data)
-    report = _train(
-        recipe, data, model, config, None,
-        seed=derived_seed(recipe.seed, "student"), gold_only=gold_only, checkpoints=checkpoints, board=boards(""),
-        measure=measure, description=description, steps=_plan(recipe, data, data.numbers()).steps,
-    )  # fmt: skip
-    _save(out, model, config, data)
-    return report
+        return _one_a_task(recipe, data, checkpoints, out, boards, gold_only, measure, description)
+
+    def run() -> FitReport:
+        model, config = new_student(recipe, data)
+        report = _train(
+            recipe, data, model, config, None,
+            seed=derived_seed(recipe.seed, "student"), gold_only=gold_only, checkpoints=checkpoints, board=boards(""),
+            measure=measure, description=description, steps=_plan(recipe, data, data.numbers()).steps,
+        )  # fmt: skip
+        _save(out, model, config, data)
+        return report
+
+    return Trainings([Training(description, data.rows, run)], lambda reports: reports[0])
 
 
-def refine_student(
+def refinements(
     recipe: Recipe, data: StudentData, *, checkpoints: Path, out: Path, boards: Boards, gold_only: bool = False
-) -> int:
-    """Fine-tunes the student in `out` for each task, one copy a task; returns the row visits.
+) -> Trainings:
+    """The fine-tuning of the student in `out` for each task, one copy a task.
 
     On the task's gold labels alone; with `refine.alpha` below 1 on all of its rows, unless `gold_only`.
+    All processes call this at the same place.
     """
     assert recipe.refine is not None
     gold_only = gold_only or extremes(recipe.refine.alpha)[0] >= 1
     recipe = _refining(recipe, recipe.refine)
-    refined, visits = [], 0
     config = replace(read_config(out), refined=())
     _write(out, config)  # each copy starts from what the stage before left, also on resuming
-    for position, task in enumerate(data.tasks):
-        if gold_only and not len(data.labelled(position)):
-            log.info("%s has no gold labels: not refined", task.name)
-            continue
+
+    def refined(position: int, task: Task) -> FitReport:
         target = out / refined_weights(task.name)
-        if not target.is_file():
-            model, config, _ = load_student(out, task.name)
-            report = _train(
-                recipe, data, model, config, position,
-                seed=derived_seed(recipe.seed, "refine", task.name), gold_only=gold_only,
-                checkpoints=checkpoints / task.name, board=boards(task.name), description=f"refining {task.name}",
-            )  # fmt: skip
-            visits += report.rows
-            _save_weights(target, model)
-        refined.append(task.name)
-    _write(out, replace(config, refined=tuple(refined)))
-    return visits
+        if target.is_file():
+            return NOTHING
+        model, own, _ = load_student(out, task.name)
+        report = _train(
+            recipe, data, model, own, position,
+            seed=derived_seed(recipe.seed, "refine", task.name), gold_only=gold_only,
+            checkpoints=checkpoints / task.name, board=boards(task.name), description=f"refining {task.name}",
+        )  # fmt: skip
+        _save_weights(target, model)
+        return report
+
+    chosen = list(_with_gold(data, "not refined") if gold_only else enumerate(data.tasks))
+
+    def finish(reports: Sequence[FitReport]) -> FitReport:
+        _write(out, replace(config, refined=tuple(task.name for _, task in chosen)))
+        return all_of(reports)
+
+    return Trainings(
+        [Training(f"refining {task.name}", len(data.numbers(n)), partial(refined, n, task)) for n, task in chosen],
+        finish,
+    )
 
 
-def _train_apart(
+def _one_a_task(
     recipe: Recipe,
     data: StudentData,
     checkpoints: Path,
@@ -129,33 +147,46 @@ def _train_apart(
     gold_only: bool,
     measure: Measure | None,
     description: str,
-) -> FitReport:
+) -> Trainings:
     """One student a task. What model.safetensors holds is their common start, which answers for no task."""
-    reports, alone, steps = [], [], 0
     model, config = new_student(recipe, data)
     config = _save(out, model, config, data)
-    for position, task in enumerate(data.tasks):
-        if gold_only and not len(data.labelled(position)):
-            continue
+
+    def run(position: int, task: Task) -> FitReport:
         target = out / alone_weights(task.name)
-        own_steps = _plan(recipe, data, data.numbers(position)).steps
-        steps += own_steps
-        if not target.is_file():
-            model, fresh = new_student(recipe, data)
-            own = None if measure is None else measure.only(task.name)
-            report = _train(
-                recipe if own is not None else _unselected(recipe), data, model, fresh, position,
-                seed=derived_seed(recipe.seed, "student"), gold_only=gold_only,
-                checkpoints=checkpoints / task.name, board=boards(task.name), measure=own,
-                description=f"{description} {task.name}", steps=own_steps,
-            )  # fmt: skip
-            reports.append(report)
-            _save_weights(target, model)
-        alone.append(task.name)
-    _write(out, replace(config, alone=tuple(alone)))
-    here = {n: sum(getattr(report, n) for report in reports) for n in ("rows", "seconds", "cpu_seconds")}
-    taken = sum(report.steps - report.first_step for report in reports)
-    return FitReport(steps=steps, first_step=steps - taken, **here)
+        steps = _plan(recipe, data, data.numbers(position)).steps
+        if target.is_file():
+            return replace(NOTHING, steps=steps, first_step=steps)
+        model, fresh = new_student(recipe, data)
+        own = None if measure is None else measure.only(task.name)
+        report = _train(
+            recipe if own is not None else _unselected(recipe), data, model, fresh, position,
+            seed=derived_seed(recipe.seed, "student"), gold_only=gold_only,
+            checkpoints=checkpoints / task.name, board=boards(task.name), measure=own,
+            description=f"{description} {task.name}", steps=steps,
+        )  # fmt: skip
+        _save_weights(target, model)
+        return report
+
+    chosen = list(_with_gold(data, None) if gold_only else enumerate(data.tasks))
+
+    def finish(reports: Sequence[FitReport]) -> FitReport:
+        _write(out, replace(config, alone=tuple(task.name for _, task in chosen)))
+        return all_of(reports)
+
+    return Trainings(
+        [Training(f"{description} {task.name}", len(data.numbers(n)), partial(run, n, task)) for n, task in chosen],
+        finish,
+    )
+
+
+def _with_gold(data: StudentData, without: str | None) -> Iterator[tuple[int, Task]]:
+    """The tasks that have gold labels, with their positions. without: what the log says of the others."""
+    for position, task in enumerate(data.tasks):
+        if len(data.labelled(position)):
+            yield position, task
+        elif without is not None:
+            log.info("%s has no gold labels: %s", task.name, without)
 
 
 def _save(out: Path, model: StudentModel, config: StudentConfig, data: StudentData) -> StudentConfig:
@@ -273,7 +304,7 @@ def train_joint(
     """Trains one model on the gold labels of several tasks and writes its student folder; restarted, it resumes."""
     with processes.first_then_all():
         data = tokenize(recipe, list(tasks.values()), rows, work)
-    train_student(
+    student_trainings(
         recipe,
         data,
         checkpoints=work / "checkpoints",
@@ -281,7 +312,7 @@ def train_joint(
         boards=lambda _: Board(None),
         gold_only=True,
         description="teaching",
-    )
+    ).carry_out(recipe.train)
 
 
 def new_student(recipe: Recipe, data: StudentData) -> tuple[StudentModel, StudentConfig]:

@@ -18,7 +18,7 @@ from .augmentation import mask_token
 from .check_report import CheckReport
 from .estimate import Length, duration, has_label, length, mean_tokens, memory_line, training_seconds, usual_rows
 from .features import with_blank_states
-from .student import new_student, train_student
+from .student import new_student, student_trainings
 from .student_data import StudentData, tokenize
 from .teach import teacher_checkpoint
 from .trial import FEW_ROWS, FEW_STEPS, HEAVY, Trial, Watch
@@ -59,14 +59,14 @@ def examine_student(
     # One more than are watched: after the last one the student would be saved.
     train = train.model_copy(update={"epochs": _epochs(train, tokens.rows, steps + 1)})
     with Watch(steps) as watch:
-        train_student(
+        student_trainings(
             recipe.model_copy(update={"train": train}),
             tokens,
             checkpoints=folder / "checkpoints",
             out=folder / "student",
             boards=lambda _: Board(None),
             description="dry run",
-        )
+        ).carry_out(train)
     report.lines.append(
         f"student {recipe.student.name}: {parameters:,} parameters ({parameters * 4 / 1e6:.1f} MB, "
         f"in bf16 {parameters * 2 / 1e6:.1f} MB)"

@@ -145,6 +145,10 @@ class Train(Section):
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
     """torch.compile of the student's encoder, in one of its modes; reduce-overhead: CUDA graphs."""
     select: Select | None = None
+    parallel: Literal["auto", "rows", "trainings"] = "auto"
+    """What several processes share out: the rows of every step, or whole trainings, each of which one process carries
+    out alone, those of student and baseline, of the tasks of `refine` and of `joint: false`; auto: trainings where
+    there is one for each process."""
     sharding: Literal["none", "fsdp"] = "none"
     """Of several processes: whether each has the whole model, or a part of its parameters, gradients and moments
     (FSDP: Zhao et al. 2023, arXiv:2304.11277)."""

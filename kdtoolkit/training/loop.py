@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from .. import processes
@@ -23,6 +21,7 @@ from ..progress import track
 from ..recipe.schema import Balance, Train
 from ..recipe.schema import Optimizer as OptimizerSection
 from . import checkpoint
+from .accelerator import build_accelerator
 from .balancing import Balancing
 from .best import Best
 from .board import Board
@@ -90,9 +89,7 @@ def fit(
     if train.select is not None and measure is None:
         raise InputError("train.select", "there are no held-out rows to select on", "raise evaluate.calibration_rows")
     processes.start()
-    # Heads of tasks that a step has no rows of get no gradient, and so no step.
-    idle = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[idle])
+    accelerator = build_accelerator()
     threads_before = torch.get_num_threads()
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     if device.type == "cpu":

@@ -6,10 +6,11 @@ import itertools
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdtoolkit import processes
+from kdtoolkit import launcher, processes
 from kdtoolkit.errors import KdtoolkitError
 
 
@@ -52,6 +53,18 @@ def turns_below(most: int) -> list[int]:
     return found
 
 
+def job(number: int) -> Any:
+    """What it says of who did it, and whether that one was by itself."""
+    seen = [processes.rank(), processes.size(), processes.is_first(), processes.works_alone()]
+    time.sleep(0.002)
+    return {"number": number, "by": launcher.rank(), "seen": seen, "said": processes.from_first(lambda: number)}
+
+
+def fails_in_one() -> None:
+    with processes.alone():
+        fails()
+
+
 def own_folder(folder: Path) -> None:
     own = folder / f"own-{processes.rank()}"
     own.mkdir()
@@ -78,6 +91,10 @@ def main() -> None:
     attempt(found, "total", lambda: processes.total(processes.rank() + 0.5))
     attempt(found, "turns", lambda: turns_below(500))
     attempt(found, "turns again", lambda: turns_below(20))
+    attempt(found, "jobs", lambda: processes.shared_out([partial(job, number) for number in range(40)]))
+    attempt(found, "no jobs", lambda: processes.shared_out([]))
+    attempt(found, "failed alone", fails_in_one)
+    found["after being alone"] = [processes.rank(), processes.size(), processes.works_alone()]
     attempt(found, "shared", lambda: processes.see_the_same(folder))
     attempt(found, "apart", lambda: own_folder(folder))
     (folder / f"{processes.rank()}.json").write_text(json.dumps(found))

@@ -23,7 +23,7 @@ from kdtoolkit.objectives import DistillationObjective
 from kdtoolkit.parts import InParts
 from kdtoolkit.pipeline.features import with_sources
 from kdtoolkit.pipeline.stages import prepare
-from kdtoolkit.pipeline.student import refine_student, train_student
+from kdtoolkit.pipeline.student import refinements, student_trainings
 from kdtoolkit.pipeline.student_data import StudentData, tokenize
 from kdtoolkit.recipe.load import recipe_from_dict
 from kdtoolkit.training.board import Board
@@ -174,9 +174,9 @@ def trained(name: str, folder: Path, work: Path) -> tuple[dict[str, torch.Tensor
     """
     recipe, tokens = prepared(name, folder, work / f"data-{processes.rank()}")
     options: dict[str, Any] = {"out": work / "student", "boards": lambda _: Board(None)}
-    train_student(recipe, tokens, checkpoints=work / "checkpoints", **options)
+    student_trainings(recipe, tokens, checkpoints=work / "checkpoints", **options).carry_out(recipe.train)
     if recipe.refine is not None:
-        refine_student(recipe, tokens, checkpoints=work / "refine", **options)
+        refinements(recipe, tokens, checkpoints=work / "refine", **options).carry_out(recipe.train)
     out = options["out"]
     found = {f"{path.stem}/{n}": t for path in sorted(out.glob("*.safetensors")) for n, t in load_file(path).items()}
     return found, {task.name: array.features.asked for task, array in zip(tokens.tasks, tokens.arrays)}  # type: ignore[union-attr]

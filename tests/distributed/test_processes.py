@@ -29,6 +29,9 @@ def test_without_a_launcher_there_is_one_process():
     assert (processes.rank(), processes.size(), processes.is_first()) == (0, 1, True)
     assert processes.from_first(lambda: 7) == 7 and processes.total(2.5) == 2.5
     assert list(itertools.islice(processes.turns(), 3)) == [0, 1, 2]
+    assert processes.shared_out([lambda: "a", lambda: "b"]) == ["a", "b"]
+    with processes.alone():
+        assert processes.size() == 1 and not processes.works_alone()
     with processes.first_then_all():
         processes.wait()
     processes.see_the_same(Path("nowhere"))
@@ -131,6 +134,17 @@ def of_three(tmp_path_factory):
 
 def test_each_knows_its_place(of_three):
     assert [(f["rank"], f["size"], f["first"]) for f in of_three] == [(0, 3, True), (1, 3, False), (2, 3, False)]
+
+
+def test_jobs_are_done_once_each_by_one_process_alone_and_told_to_all(of_three):
+    assert of_three[0]["jobs"] == of_three[1]["jobs"] == of_three[2]["jobs"]
+    jobs = of_three[0]["jobs"]
+    assert [job["number"] for job in jobs] == [job["said"] for job in jobs] == list(range(40))
+    assert all(job["seen"] == [0, 1, True, True] for job in jobs)
+    assert {job["by"] for job in jobs} == {0, 1, 2}
+    assert [f["no jobs"] for f in of_three] == [[]] * 3
+    assert all(f["failed alone"] == ["ValueError", "no"] for f in of_three)
+    assert [f["after being alone"] for f in of_three] == [[rank, 3, False] for rank in range(3)]
 
 
 def test_what_the_first_finds_all_have(of_three):

@@ -1,4 +1,4 @@
-"""A run by several processes: the table of one, one voice, and no harm when one of them dies."""
+"""A run by several processes that share each step's rows: the table of one, one voice, no harm when one dies."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from tiny_data import rows
 
 STILL = {
     "student": {"name": "bilstm", "width": 8, "embedding": 12, "dropout": 0.0},
-    "train": {"epochs": 2, "batch_rows": 16, "checkpoint_every_steps": 5, "log_every_steps": 5},
-}
+    "train": {"epochs": 2, "batch_rows": 16, "checkpoint_every_steps": 5, "log_every_steps": 5,
+              "parallel": "rows"},
+}  # fmt: skip
 """At dropout 0 the number of processes changes nothing but the last digits."""
 KILL = """
 import os, signal, sys

@@ -94,8 +94,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits_also_in_another_place(
     nested, gold, tmp_path, monkeypatch, moved
 ):
     trained(nested(), gold, tmp_path / "whole" / "joint-0")
-    from kdtoolkit.pipeline import stages
-    from kdtoolkit.training import checkpoint
+    from kdtoolkit.pipeline import student
+    from kdtoolkit.training import checkpoint, fit
 
     saved = []
     save = checkpoint.save
@@ -114,8 +114,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits_also_in_another_place(
     if moved:
         folder = folder.rename(tmp_path / "second")
     begun = []
-    train = stages.train_student
-    monkeypatch.setattr(stages, "train_student", lambda *a, **k: begun.append(train(*a, **k)) or begun[-1])
+    monkeypatch.setattr(student, "fit", lambda *a, **k: begun.append(fit(*a, **k)) or begun[-1])
     trained(nested(), gold, folder / "joint-0")
     assert [report.first_step for report in begun] == [2]
     assert weights(folder / "joint-0") == weights(tmp_path / "whole" / "joint-0")

@@ -34,6 +34,10 @@ def problems(recipe: Recipe, names: list[str]) -> Iterator[Problem]:
     if recipe.train.sharding == "fsdp" and recipe.balance.gradients == "pcgrad":
         message = "fsdp leaves each process a part of the gradients, and pcgrad compares whole ones"
         yield Problem(("train", "sharding"), f"{message}; leave it out, or set balance.gradients: sum")
+    for key in ("sharding", "teacher_sharding"):
+        if recipe.train.parallel == "trainings" and getattr(recipe.train, key) == "fsdp":
+            message = f"'trainings' are carried out by one process each, and train.{key} shares each out over all"
+            yield Problem(("train", "parallel"), f"{message}; leave out one of the two")
     if recipe.train.teacher_sharding == "fsdp" and not (
         recipe.objective.terms and recipe.objective.hidden_states == "live"
     ):
