@@ -1,14 +1,17 @@
 """Wall time of labelling and of the student's epochs by one process and by several, started by torchrun.
 
     python benchmarks/processes.py [--teacher FOLDER] [--data $KDTOOLKIT_GLUE] [--processes 1 2] [--batch-rows 32 256]
-                                   [--rows-each 32] [--stages label distill] [--rounds 3]
+                                   [--rows-each 32] [--stages label distill [baseline]] [--rounds 3]
 
 FOLDER: a checkpoint fine-tuned on SST-2; without it one is made first. The job is that of peers/job.py: the first
 10,000 rows of SST-2, 3 epochs, one thread each, batches of so many rows over all processes, or (--rows-each) of so many
 for each, which are fewer and larger steps. Ways take turns; every run labels anew, or none does where the stage is left
 out; "both" is labels and epochs of a run together. Seconds are those of run.json, medians, the least and the most in
-brackets. It needs as many free cores as there are processes. "side by side": as many runs of one process at once, which
-have nothing to do with each other; how much more they do than one is what these cores can give at most.
+brackets. With the stage "baseline" the run is a whole one, with the gold-only student, the table and the speed of both
+models: "trainings" are the epochs of both students, from the first's begin to the last's end, and "whole" is the
+command from its start to its end, one process without a launcher. It needs as many free cores as there are processes.
+"side by side": as many runs of one process at once, which have nothing to do with each other; how much more they do
+than one is what these cores can give at most.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 from kdtoolkit_run import recipe
 from teacher import add_options, fine_tuned
 
-STAGES = ("label", "distill")
+STAGES = ("label", "distill", "baseline")
 NAMES = {"label": "labels", "distill": "epochs"}
 
 
@@ -47,15 +51,21 @@ class Way(NamedTuple):
 
 def seconds(given: Namespace, way: Way, work: Path) -> dict[str, float]:
     """Wall seconds of the stages in a fresh run; of runs side by side, their mean over their number."""
-    runs = way.processes if way.apart else 1
+    runs, begun = way.processes if way.apart else 1, time.perf_counter()
     with tempfile.TemporaryDirectory(dir=work) as folder:
         started = [launched(given, way, work, Path(folder) / str(number)) for number in range(runs)]
         for process in started:
             _, errors = process.communicate()
             if process.returncode:
                 raise SystemExit(errors[-3000:])
+        took = time.perf_counter() - begun
         found = [json.loads((Path(folder) / str(number) / "run" / "run.json").read_text()) for number in range(runs)]
-    return {stage: statistics.mean(run["stages"][stage]["seconds"] for run in found) / runs for stage in given.stages}
+    stages = [run["stages"] for run in found]
+    means = {stage: statistics.mean(of[stage]["seconds"] for of in stages) / runs for stage in given.stages}
+    if "baseline" in given.stages:
+        spans = [max(of[s]["finished"] for s in STAGES[1:]) - min(of[s]["began"] for s in STAGES[1:]) for of in stages]
+        means["trainings"] = statistics.mean(spans) / runs
+    return {**means, "whole": took / runs}
 
 
 def launched(given: Namespace, way: Way, work: Path, folder: Path) -> subprocess.Popen[str]:
@@ -65,12 +75,15 @@ def launched(given: Namespace, way: Way, work: Path, folder: Path) -> subprocess
     store = folder / "store" if "label" in given.stages else work / "store"
     job: dict[str, Any] = recipe(asked, store, work / "data")
     job["train"]["batch_rows"] = way.batch_rows * (way.processes if way.each else 1)
+    whole = "baseline" in given.stages
+    if whole:
+        job["evaluate"] = {"calibration_rows": 0}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
     count = 1 if way.apart else way.processes
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count),
-        "-m", "kdtoolkit", "distill", "--recipe", str(folder / "recipe.yaml"), "--out", str(folder / "run"),
-        "--processes", str(count),
+        sys.executable, *(launcher if count > 1 or not whole else []), "-m", "kdtoolkit", "distill",
+        "--recipe", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--processes", str(count),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -84,7 +97,7 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", default=["s1", "s2"])
     parser.add_argument("--batch-rows", type=int, nargs="*", default=[32, 256])
     parser.add_argument("--rows-each", type=int, nargs="*", default=[])
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES[:2]))
     parser.add_argument("--bf16", action="store_true", help="the teacher answers in bf16")
     parser.add_argument("--rows", type=int, default=10000)
     parser.add_argument("--epochs", type=int, default=3)
@@ -113,9 +126,11 @@ def main() -> None:
         for _ in range(given.rounds):
             for way in ways:
                 found[way].append(seconds(given, way, work))
-    columns = [*given.stages, *(["both"] if len(given.stages) > 1 else [])]
+    columns = [*given.stages, *(["both"] if {"label", "distill"} <= {*given.stages} else [])]
+    if "baseline" in given.stages:
+        columns = ["label", "trainings", "both", "whole"]
     for run in (run for runs in found.values() for run in runs):
-        run["both"] = sum(run[stage] for stage in given.stages)
+        run["both"] = run.get("label", 0.0) + run.get("trainings", run.get("distill", 0.0))
     heads = "".join(f" {NAMES.get(column, column)}, s a run | times one |" for column in columns)
     print(f"| student | rows a batch | processes |{heads}\n|---|---|---|{'---|---|' * len(columns)}")
     for way, runs in found.items():

@@ -103,9 +103,9 @@ class RunFolder:
         return self.state()["stages"].get(stage)
 
     def finish(self, stage: str, facts: Mapping[str, Any]) -> None:
-        """Records that a stage is finished, with its facts (seconds, rows)."""
+        """Records that a stage is finished, with its facts: seconds, rows; began and finished, seconds since 1970."""
         state = self.state()
-        state["stages"][stage] = dict(facts)
+        state["stages"][stage] = {"finished": round(time.time(), 3), **facts}
         write_json(self.path / STATE, state)
 
     def is_left(self, stage: str) -> bool:
@@ -116,7 +116,7 @@ class RunFolder:
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
         """Times a stage and records its facts; a stage that a resumed run finds done keeps the facts it had."""
         before = self.done(name) or {}
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {"began": round(time.time(), 3)}
         started, cpu_started = time.perf_counter(), time.process_time()
         yield facts
         give_back()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,13 +80,15 @@ def train_students(run: RunFolder, data: StudentData, held_out: Measure | None) 
     if processes.size() > 1 and wanted and run.is_left("distill") and run.is_left("baseline"):
         joint = [student.joint(), baseline.joint()]
         if apart(train, sum(len(trainings.each) for trainings in joint)):
+            began = time.time()
             distilled, trained = _together(run, joint)
-            _record(run, "distill", distilled)
+            _record(run, "distill", distilled, began)
             if refine:
+                again = time.time()
                 refined, more = _together(run, [student.refined(), baseline.refined()])
-                _record(run, "refine", refined)
+                _record(run, "refine", refined, again)
                 trained = replace(all_of([trained, more]), steps=trained.steps)
-            _record(run, "baseline", trained)
+            _record(run, "baseline", trained, began)
     if run.is_left("distill"):
         with run.stage("distill") as facts:
             facts.update(_facts(student.joint().carry_out(train)))
@@ -120,11 +123,12 @@ def _together(run: RunFolder, works: Sequence[Trainings]) -> list[FitReport]:
     return [some.finish(reports[a:b]) for some, a, b in zip(works, ends[:-1], ends[1:])]
 
 
-def _record(run: RunFolder, stage: str, report: FitReport) -> None:
-    """Of trainings that stood beside others: their own seconds, in whichever process."""
+def _record(run: RunFolder, stage: str, report: FitReport, began: float) -> None:
+    """Of trainings that stood beside others, begun with them: their own seconds, in whichever process."""
     give_back()
     if processes.is_first():
-        run.finish(stage, {**_facts(report), "seconds": report.seconds, "cpu_seconds": report.cpu_seconds})
+        own = {"began": round(began, 3), "seconds": report.seconds, "cpu_seconds": report.cpu_seconds}
+        run.finish(stage, {**_facts(report), **own})
 
 
 def _facts(report: FitReport) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def test_two_processes_leave_the_files_of_one(written, tiny, kdtool, name):
         for key in ("rows", "steps", "best_step"):
             assert facts.get(key) == others.get(key), (stage, key)
         assert all(facts[key] > 0 for key in ("seconds", "cpu_seconds") if facts)
+        assert not facts or 0 < facts["began"] < facts["finished"]
     boards = [sorted(path.parent.name for path in (tiny / run).rglob("events.*")) for run in ("run", "alone")]
     assert boards[0] == boards[1]
     wrote = [set((tiny / f"wrote-{rank}").read_text().split()) for rank in (0, 1)]
