@@ -97,15 +97,18 @@ class BiLSTM(Student):
 
         Each direction runs over the padded batch, the second over texts that are turned round where they stand.
         """
-        time = torch.arange(mask.shape[1], device=mask.device)
-        turned = torch.where(mask, mask.sum(1, keepdim=True) - 1 - time, time).unsqueeze(2)  # (rows, time, 1)
+        rows, length = mask.shape
+        time = torch.arange(length, device=mask.device)
+        turned = torch.where(mask, mask.sum(1, keepdim=True) - 1 - time, time)  # (rows, time)
+        places = (turned + torch.arange(rows, device=mask.device).unsqueeze(1) * length).flatten()
 
         def one_way(some: Tensor, weights: list[Tensor]) -> Tensor:
             zero = some.new_zeros(1, len(some), self.lstm.hidden_size)
             return torch.lstm(some, (zero, zero), weights, True, 1, 0.0, self.training, False, True)[0]
 
         def turn(some: Tensor) -> Tensor:
-            return some.gather(1, turned.expand(-1, -1, some.shape[2]))
+            # Token by token; `gather` goes number by number, and takes four times as long, forward and back.
+            return some.flatten(0, 1).index_select(0, places).view_as(some)
 
         said: list[Tensor] = []
         for number in range(self.lstm.num_layers):

@@ -1,4 +1,4 @@
-"""Several processes on this machine, with the variables that torchrun sets, and without it: it starts slowly."""
+"""Several processes on this machine, with the variables that torchrun sets, mostly without it: it starts slowly."""
 
 from __future__ import annotations
 
@@ -58,3 +58,13 @@ def launched(count: int, *arguments: str, cwd: Path) -> list[Done]:
             out, err = process.communicate()
         done.append(Done(process.returncode, out, err))
     return done
+
+
+def torchrun(count: int, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same by `torchrun` itself."""
+    plain = {k: v for k, v in environment(0, count, free_port(), cwd).items() if k not in ("RANK", "LOCAL_RANK")}
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port",
+         str(free_port()), *arguments],
+        cwd=cwd, env=plain, capture_output=True, text=True,
+    )  # fmt: skip

@@ -79,7 +79,8 @@ class Kdtool(click.Group):
         except (click.Abort, KeyboardInterrupt) as error:
             if isinstance(error.__cause__, EOFError):
                 _unexpected(error.__cause__, session)  # to click, a file that ends too early is a user who left
-            _say(f"\nStopped. To go on from here: {session.resume()}" if session.run else "\nStopped.")
+            stopped = " ".join(["\nStopped", *map(str, (error.__cause__ or error).args)])
+            _say(f"{stopped}. To go on from here: {session.resume()}" if session.run else f"{stopped}.")
             processes.leave(1)
         except click.ClickException as error:
             if processes.is_first():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -45,7 +45,7 @@ def work(
 
     processes.start(given.pop("processes"))
     if processes.size() > 1:  # a launcher ends the others so when one has failed
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _ended_by_the_launcher)
     run = _run_of_all(given)
     session.run = shlex.quote(str(run.path))
     try:
@@ -57,6 +57,10 @@ def work(
     if not processes.is_first():
         processes.leave(0)  # the first has the results
     return run, results
+
+
+def _ended_by_the_launcher(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt("by the launcher, as when another process of the run has failed")
 
 
 def _run_of_all(given: dict[str, Any]) -> RunFolder:

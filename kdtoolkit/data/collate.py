@@ -170,7 +170,10 @@ class Collator:
                 lowest, highest = int(tasks.min()), int(tasks.max())
                 groups = [(lowest, every)]
                 if lowest != highest:
-                    groups = [(task, np.flatnonzero(tasks == task)) for task in np.unique(tasks).tolist()]
+                    order = np.argsort(tasks, kind="stable")
+                    ends = np.searchsorted(tasks[order], np.arange(lowest, highest + 2)).tolist()
+                    by_task = zip(range(lowest, highest + 1), ends, ends[1:])
+                    groups = [(task, order[a:b]) for task, a, b in by_task if a < b]
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.rows:
             raise IndexError(f"expected rows 0 to {self.rows - 1}")
         local = [(task, where, rows[where] - self._ends[task]) for task, where in groups]

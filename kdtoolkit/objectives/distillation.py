@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..ops import KINDS, soft_cross_entropy
 from ..recipe.schema import Objective
-from ..schedule import extremes, value_at
+from ..schedule import Schedule, extremes, value_at
 from ..tasks import Task
 from .further import FurtherTerm, FurtherValues, Sides, further_values
 from .mixture import mean_logits, present_weights, weight_table
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..heads import HeadOutputs
 
 NO_LABEL = -100
+ROW_VALUES = ("alpha", "temperature", "weight", "beta")
 
 
 class ObjectiveResult(NamedTuple):
@@ -112,6 +113,8 @@ class DistillationObjective:
         self._options = [objective.of(task.name) for task in self.tasks]
         for task, options in zip(self.tasks, self._options):
             check_ranges(task.name, options)
+        self._scheduled = any(isinstance(own[name], Schedule) for own in self._options for name in ROW_VALUES)
+        self._values: Tensor | None = None  # of each task, at the last step that was asked for
         own_kind = {"regression": "mse", "multilabel": "bce"}
         kinds = [own_kind.get(task.kind, options["kind"]) for task, options in zip(self.tasks, self._options)]
         self._one_kind = kinds[0] if len(set(kinds)) == 1 else None
@@ -217,9 +220,11 @@ class DistillationObjective:
 
     def _row_values(self, step: int, tasks: Tensor) -> Tensor:
         """(4, rows) float32: alpha (before what a row lacks), temperature, weight, beta."""
-        names = ("alpha", "temperature", "weight", "beta")
-        table = [[value_at(options[name], step, self.steps) for options in self._options] for name in names]
-        return torch.tensor(table, dtype=torch.float32).to(tasks.device)[:, tasks]
+        values = self._values
+        if values is None or self._scheduled or values.device != tasks.device:
+            table = [[value_at(options[name], step, self.steps) for options in self._options] for name in ROW_VALUES]
+            values = self._values = torch.tensor(table, dtype=torch.float32).to(tasks.device)
+        return values[:, tasks]
 
     def _is(self, kind: str, tasks: Tensor) -> Tensor:
         """(rows,) whether a row's task is of that kind."""

@@ -21,9 +21,12 @@ class Board:
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Writes numbers by tag; a tag such as "loss/sst2" groups in the browser."""
-        if self.folder is not None:
-            for tag, value in values.items():
-                self._open().add_scalar(tag, value, step)
+        if self.folder is not None and values:
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            # One event for all: one a number costs a training of nine tasks a hundredth of its time.
+            numbers = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+            self._open().file_writer.add_summary(Summary(value=numbers), step)
 
     def table(self, tag: str, header: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None:
         """Writes a Markdown table, which TensorBoard shows under Text."""

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import yaml
-from launched import launched
+from launched import launched, torchrun
 from tiny_data import rows
 
 from kdtoolkit import processes
@@ -112,6 +112,16 @@ def test_when_one_dies_the_other_ends_and_one_process_goes_on_to_the_same_bits(w
     assert "gold-only baseline: done: 98 steps" in again  # of 108
     kdtool("distill", "--recipe", path, "--out", "straight", cwd=tiny)
     assert files_of(tiny / "stopped") == files_of(tiny / "straight")
+
+
+def test_a_launcher_ends_the_other_at_once(written, tiny):
+    """It would have gone on with its own training, and noticed when that was done."""
+    path = written(train={**DRAWS["train"], "epochs": 2000})
+    (tiny / "killed.py").write_text(KILL + MAIN)
+    done = torchrun(2, "killed.py", "distill", "--recipe", path, "--out", "run", cwd=tiny)
+    assert done.returncode != 0
+    assert "Stopped by the launcher, as when another process of the run has failed. To go on from here: " in done.stderr
+    assert not (tiny / "run" / "student").exists() and list((tiny / "run" / "checkpoints").glob("step-*"))
 
 
 def test_a_run_may_go_on_by_rows_and_by_other_numbers_of_processes(written, tiny, kdtool):

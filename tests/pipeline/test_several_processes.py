@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 
 import pytest
 import yaml
-from launched import environment, free_port, launched
+from launched import launched, torchrun
 from safetensors.torch import load_file
 from tiny_data import rows
 
@@ -57,16 +56,6 @@ def written(recipe, tiny, monkeypatch):
         return path
 
     return write
-
-
-def torchrun(count, *arguments, cwd):
-    """`torchrun` itself."""
-    plain = {k: v for k, v in environment(0, count, free_port(), cwd).items() if k not in ("RANK", "LOCAL_RANK")}
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port",
-         str(free_port()), *arguments],
-        cwd=cwd, env=plain, capture_output=True, text=True,
-    )  # fmt: skip
 
 
 def worst(one, other):
