@@ -34,7 +34,7 @@ from .queries import note_ranked_tasks, refuse_lone_candidates
 from .refusals import refuse
 from .run_folder import RunFolder
 from .student_data import StudentData, tokenize
-from .students import is_whole, train_students
+from .student_stages import is_whole, train_students
 from .teach import build_teachers, import_libraries, ready_teachers, teacher_checkpoint
 
 DEMO = "demo:"
