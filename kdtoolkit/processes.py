@@ -168,16 +168,15 @@ def works_alone() -> bool:
 
 
 def shared_out(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """What the jobs give, in all processes: each is done by one, alone, the next by whichever is free first.
+    """What the jobs give, in all processes: each is done by one, alone; the first by the first process, and so on, and
+    the next by whichever is free.
 
     They give plain values, as JSON has them, and those whose jobs are done wait for the others.
     """
     if size() == 1:
         return [job() for job in jobs]
-    own = []
-    for turn in turns():
-        if turn >= len(jobs):
-            break
+    own, further = [], (size() + turn for turn in turns())
+    for turn in itertools.takewhile(len(jobs).__gt__, itertools.chain([rank()], further)):
         with alone():
             own.append([turn, jobs[turn]()])
     _in_step()

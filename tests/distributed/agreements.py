@@ -92,6 +92,7 @@ def main() -> None:
     attempt(found, "turns", lambda: turns_below(500))
     attempt(found, "turns again", lambda: turns_below(20))
     attempt(found, "jobs", lambda: processes.shared_out([partial(job, number) for number in range(40)]))
+    attempt(found, "one job", lambda: processes.shared_out([launcher.rank]))
     attempt(found, "no jobs", lambda: processes.shared_out([]))
     attempt(found, "failed alone", fails_in_one)
     found["after being alone"] = [processes.rank(), processes.size(), processes.works_alone()]

@@ -76,8 +76,8 @@ def files_of(run):
 
 
 def left_of_both(err):
-    """Of the 108 steps of student and of baseline, what a resumed run had to do, whichever the dead process had."""
-    return sorted(int(count) for count in re.findall(r"(?:distilling|baseline): done: (\d+) steps", err))
+    """Of the 108 steps of student and of baseline, what a resumed run had to do."""
+    return [int(count) for count in re.findall(r"(?:distilling|baseline): done: (\d+) steps", err)]
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
@@ -103,7 +103,8 @@ def test_two_processes_leave_the_files_of_one(written, tiny, kdtool, name):
     assert wrote[1] and all(name.split("/")[0] in trained for name in wrote[1])
     assert not wrote[0] & wrote[1]
     log = (tiny / "run" / "log.txt").read_text()
-    assert "each by one process alone" in log and "done by process 1: " in log
+    assert "each by one process alone" in log and log.count("done by process 1: ") >= 1
+    assert name == "one a task" or "gold-only baseline: done by process 1: " in log
     assert done[1].out == done[1].err == ""
 
 
