@@ -12,6 +12,20 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 240.0
+MAIN = "\nfrom kdtoolkit.cli.main import main\nmain()"
+"""The command line, at the end of a script for `python -c`."""
+KILL = """
+import os, signal, sys
+import kdtoolkit.training.loop as loop
+real, calls = loop.set_learning_rate, []
+def set_learning_rate(*arguments):
+    calls.append(1)
+    if len(calls) == 13 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+loop.set_learning_rate = set_learning_rate
+"""
+"""Before it: the second process dies in the thirteenth of its steps."""
 
 
 class Done(NamedTuple):

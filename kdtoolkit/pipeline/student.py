@@ -132,10 +132,7 @@ def refinements(
         _write(out, replace(config, refined=tuple(task.name for _, task in chosen)))
         return all_of(reports)
 
-    return Trainings(
-        [Training(f"refining {task.name}", len(data.numbers(n)), partial(refined, n, task)) for n, task in chosen],
-        finish,
-    )
+    return Trainings(_of_tasks("refining", data, chosen, refined), finish)
 
 
 def _one_a_task(
@@ -174,10 +171,15 @@ def _one_a_task(
         _write(out, replace(config, alone=tuple(task.name for _, task in chosen)))
         return all_of(reports)
 
-    return Trainings(
-        [Training(f"{description} {task.name}", len(data.numbers(n)), partial(run, n, task)) for n, task in chosen],
-        finish,
-    )
+    return Trainings(_of_tasks(description, data, chosen, run), finish)
+
+
+def _of_tasks(
+    description: str, data: StudentData, chosen: Sequence[tuple[int, Task]], run: Callable[[int, Task], FitReport]
+) -> list[Training]:
+    """`run` for each of the tasks, given with their positions."""
+    rows = [len(data.numbers(position)) for position, _ in chosen]
+    return [Training(f"{description} {task.name}", n, partial(run, at, task)) for n, (at, task) in zip(rows, chosen)]
 
 
 def _with_gold(data: StudentData, without: str | None) -> Iterator[tuple[int, Task]]:

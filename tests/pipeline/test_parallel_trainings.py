@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import yaml
-from launched import launched, torchrun
+from launched import KILL, MAIN, launched, torchrun
 from tiny_data import rows
 
 from kdtoolkit import processes
@@ -27,7 +27,6 @@ ARRANGEMENTS = {
     "one a task": {"train": {**DRAWS["train"], "joint": False}},
     "selected": {"train": {**DRAWS["train"], "select": {"every_steps": 3}}},
 }
-MAIN = "\nfrom kdtoolkit.cli.main import main\nmain()"
 WATCH = """
 import os, sys, time
 folder, first = os.path.abspath("run") + os.sep, os.environ["RANK"] == "0"
@@ -40,17 +39,6 @@ def watch(event, details):
             with open(f"wrote-{os.environ['RANK']}", "a") as file:
                 file.write(inside + chr(10))
 sys.addaudithook(watch)
-"""
-KILL = """
-import os, signal
-import kdtoolkit.training.loop as loop
-real, calls = loop.set_learning_rate, []
-def set_learning_rate(*arguments):
-    calls.append(1)
-    if len(calls) == 13 and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments)
-loop.set_learning_rate = set_learning_rate
 """
 
 

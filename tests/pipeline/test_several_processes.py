@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from launched import launched, torchrun
+from launched import KILL, MAIN, launched, torchrun
 from safetensors.torch import load_file
 from tiny_data import rows
 
@@ -18,17 +18,6 @@ STILL = {
               "parallel": "rows"},
 }  # fmt: skip
 """At dropout 0 the number of processes changes nothing but the last digits."""
-KILL = """
-import os, signal, sys
-import kdtoolkit.training.loop as loop
-real, calls = loop.set_learning_rate, []
-def set_learning_rate(*arguments):
-    calls.append(1)
-    if len(calls) == 13 and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments)
-loop.set_learning_rate = set_learning_rate
-"""
 WATCH = """
 import os, sys, time
 first, folder = os.environ["RANK"] == "0", os.path.abspath("run") + os.sep
@@ -40,7 +29,6 @@ def watch(event, details):
 sys.addaudithook(watch)
 """
 """The first process writes slowly, and the others must not write into the run's folder."""
-MAIN = "\nfrom kdtoolkit.cli.main import main\nmain()"
 
 
 @pytest.fixture
