@@ -24,10 +24,11 @@ processes.leave(0)
 """
 SHORT = [
     part
-    for option in ("train.max_steps=20", "teachers.0.epochs=0.1", "evaluate.bootstrap=0", "evaluate.latency=false",
-                   "evaluate.baseline=false")
+    for option in ("train.max_steps=20", "teachers.0.epochs=0.1", "evaluate.bootstrap=0", "evaluate.latency=false")
     for part in ("--set", option)
-]  # fmt: skip
+]
+ONE_STUDENT = [*SHORT, "--set", "evaluate.baseline=false"]
+"""Whose steps the processes share; with a baseline, each would train one of the two."""
 
 
 def test_processes_leave_without_a_fault(tmp_path):
@@ -46,7 +47,7 @@ def plain(cwd: Path) -> dict[str, str]:
 def test_a_launcher_that_starts_one_process_for_two_is_refused(tmp_path):
     done = subprocess.run(
         [Path(sys.executable).with_name("accelerate"), "launch", "--cpu", "--num_processes", "2", "-m", "kdtoolkit",
-         "distill", *SHORT, "--out", "run"],
+         "distill", *ONE_STUDENT, "--out", "run"],
         cwd=tmp_path, env=plain(tmp_path), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode != 0 and not (tmp_path / "run").exists()
@@ -60,7 +61,7 @@ def test_every_launcher_makes_the_same_run(tmp_path):
         folder.mkdir()
         # Each with a store of its own, and all with the same teacher: a run that another has labelled tells nothing.
         done = test_launchers.start(
-            name, folder, "-m", "kdtoolkit", "distill", "--processes", "2", *SHORT, "--out", "run", "--set",
+            name, folder, "-m", "kdtoolkit", "distill", "--processes", "2", *ONE_STUDENT, "--out", "run", "--set",
             f"store={folder / 'store'}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -98,6 +99,7 @@ def two_machines():
 
 
 def test_two_machines_make_one_run(two_machines, tmp_path):
+    """They fine-tune the teacher together, label in turn, and train a student each."""
     started = [
         subprocess.Popen(
             ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
@@ -113,7 +115,7 @@ def test_two_machines_make_one_run(two_machines, tmp_path):
     until = time.monotonic() + 500
     done = [process.communicate(timeout=max(until - time.monotonic(), 1)) for process in started]
     assert [process.returncode for process in started] == [0, 0], done
-    assert set(json.loads(done[0][0])["tasks"]) == {
-        "demo_sentiment", "demo_entailment", "demo_paraphrase", "demo_similarity",
-    }  # fmt: skip
-    assert done[1][0] == ""
+    tasks = json.loads(done[0][0])["tasks"]
+    assert set(tasks) == {"demo_sentiment", "demo_entailment", "demo_paraphrase", "demo_similarity"}
+    assert all({"teacher", "gold_only", "student"} <= models.keys() for models in tasks.values())
+    assert done[1][0] == "" and "gold-only baseline: done by process 1: 20 steps" in done[0][1]
