@@ -36,6 +36,10 @@ MIXED = {"sampler": {"batch": "mixed"}}
         ({"optimizer": {"embeddings": "sparse", "betas": [0.9, 0.5]}}, "optimizer.embeddings: .*betas"),
         ({"optimizer": {"embeddings": "sparse"}, "train": {"compile": "default"}}, "embeddings: .*train.compile"),
         ({"train": {"sharding": "fsdp", "compile": "default"}}, "train.compile: .*not compiled under fsdp"),
+        (
+            {"train": {"sharding": "fsdp", "parallel": "trainings"}},
+            "train.parallel: .*by one process each, and train.sharding shares each out over all; leave out one of",
+        ),
         ({"train": {"teacher_sharding": "fsdp"}}, "train.teacher_sharding: .*terms is empty; leave it out"),
         (
             {"train": {"teacher_sharding": "fsdp"}, "objective": {"terms": [{"name": "hidden"}]}},
@@ -64,8 +68,9 @@ def test_options_that_do_not_fit_are_refused_with_the_way_out(sections, expected
         {"optimizer": {"embeddings": "frozen", "name": "sgd"}, "train": {"compile": "reduce-overhead"}},
         {
             "objective": {"terms": [{"name": "hidden"}], "hidden_states": "live"},
-            "train": {"teacher_sharding": "fsdp"},
+            "train": {"teacher_sharding": "fsdp", "parallel": "rows"},
         },
+        {"train": {"parallel": "trainings"}},
     ],
 )
 def test_options_that_fit_are_taken(sections):
