@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from soft_cross_entropy import Spread, machine
+from op.tables import machine
+from op.timing import Spread
 from torch import nn
 
 from kdtoolkit import Recipe
@@ -91,12 +92,12 @@ def stepper(student: str, tasks: list[Task], rows: int, tokens: int, folder: Pat
     def step(watch: Stopwatch) -> None:
         begin = time.thread_time()
         batch = collator(generator.choice(collator.rows, rows, replace=False))
-        outputs, start, count = model(batch)
+        heads = model(batch)
         # Cut here, so that the two halves of the backward pass can be told apart.
-        logits = outputs.detach().requires_grad_()
-        result = watch.time("loss", objective, logits.float(), start, count, batch, 0)
+        logits = heads.outputs.detach().requires_grad_()
+        result = watch.time("loss", objective, heads._replace(outputs=logits.float()), batch, 0)
         watch.time("loss", (result.loss * (1 / rows)).backward)
-        outputs.backward(logits.grad)
+        heads.outputs.backward(logits.grad)
         meter.add(result)
         nn.utils.clip_grad_norm_(parameters, max_norm)
         optimizer.step()

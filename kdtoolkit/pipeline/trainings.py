@@ -12,6 +12,9 @@ from ..progress import duration, log
 from ..recipe.schema import Train
 from ..training import FitReport
 
+FEW_ROWS = 32
+"""Of a batch, for each process: with fewer, much of a step is not shared (BENCHMARKS.md, "Two processes")."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -44,6 +47,7 @@ def carry_out(trainings: Sequence[Training], train: Train) -> list[FitReport]:
     are those of a single process, to the bit.
     """
     if not apart(train, len(trainings)):
+        _say_shared(trainings, train)
         return [training.run() for training in trainings]
     # The longest first, so that at the end none waits long for another.
     order = sorted(range(len(trainings)), key=lambda place: -trainings[place].rows)
@@ -67,6 +71,14 @@ def apart(train: Train, count: int) -> bool:
     if processes.size() == 1 or count == 0 or "fsdp" in (train.sharding, train.teacher_sharding):
         return False
     return train.parallel == "trainings" or (train.parallel == "auto" and count >= processes.size())
+
+
+def _say_shared(trainings: Sequence[Training], train: Train) -> None:
+    """That all processes share each step, and whether there is much of it to share."""
+    if processes.size() > 1 and processes.is_first():
+        rows, names = train.batch_rows // processes.size(), ", ".join(training.name for training in trainings)
+        few = "; so few gain little over one process: raise train.batch_rows, or start fewer" * (rows < FEW_ROWS)
+        log.info("%s: each step by %d processes, of %d rows a batch each%s", names, processes.size(), rows, few)
 
 
 def _done(training: Training, rank: int) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,17 +145,19 @@ def fit(
         return None if found is None else found * world_size
 
     wrapped.train()
-    # The rows of every micro-batch to come; what a thread makes of them ahead is a function of the rows alone.
-    coming = (rows for step in range(first_step, plan.steps) for rows in plan.window(step, rank, world_size).read)
+    # This rank's micro-batches of each global window: once for the steps, and once for the batches that are made ahead.
+    steps = range(first_step, plan.steps)
+    windows, further = itertools.tee(plan.window(step, rank, world_size) for step in steps)
+    # What a thread makes of the rows to come is a function of the rows alone.
+    coming = (rows for window in further for rows in window.read)
     by = train.prefetch if train.prefetch is not None else PREFETCH[device.type]
     by = 0 if together else by  # processes that meet in two threads at once may wait for each other
     with (
-        track(description, plan.steps - first_step, "steps") as advance,
+        track(description, len(steps), "steps") as advance,
         contextlib.closing(ahead(made, coming, by=by)) as batches,
         compiled(model, train.compile),
     ):
-        for step in range(first_step, plan.steps):
-            window = plan.window(step, rank, world_size)  # this rank's micro-batches of the global window
+        for step, window in zip(steps, windows):
             balancing.start(step)
             last = len(window.batches) - 1
             for micro, rows in enumerate(window.read):

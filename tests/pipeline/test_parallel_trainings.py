@@ -27,6 +27,7 @@ ARRANGEMENTS = {
     "one a task": {"train": {**DRAWS["train"], "joint": False}},
     "selected": {"train": {**DRAWS["train"], "select": {"every_steps": 3}}},
 }
+LITTLE = "so few gain little over one process: raise train.batch_rows, or start fewer"
 WATCH = """
 import os, sys, time
 folder, first = os.path.abspath("run") + os.sep, os.environ["RANK"] == "0"
@@ -157,6 +158,22 @@ def test_an_error_of_one_process_is_said_by_it(written, tiny):
 def test_auto_shares_out_trainings_where_there_is_one_for_each(monkeypatch, section, size, count, expected):
     monkeypatch.setattr(processes, "size", lambda: size)
     assert apart(Train(**section), count) is expected
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "said"),
+    [
+        (1, 32, None),
+        (2, 64, "distilling: each step by 2 processes, of 32 rows a batch each"),
+        (2, 63, f"distilling: each step by 2 processes, of 31 rows a batch each; {LITTLE}"),
+    ],
+)
+def test_the_log_says_that_steps_are_shared_and_when_there_is_little_to_share(monkeypatch, caplog, size, rows, said):
+    monkeypatch.setattr(processes, "size", lambda: size)
+    caplog.set_level("INFO", "kdtoolkit")
+    report = FitReport(steps=1, first_step=0, rows=1, seconds=1.0, cpu_seconds=1.0)
+    assert carry_out([Training("distilling", 1, lambda: report)], Train(batch_rows=rows)) == [report]
+    assert caplog.messages == ([] if said is None else [said])
 
 
 def test_the_longest_are_begun_first_and_reported_in_their_order(monkeypatch):

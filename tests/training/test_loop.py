@@ -126,6 +126,21 @@ def test_batches_that_are_made_ahead_change_nothing(tmp_path, stop):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdtoolkit-ahead")]
 
 
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_each_epoch_is_planned_once(monkeypatch, prefetch):
+    """Also where batches of the next are made while this one's are trained on: to plan one again sorts all rows."""
+    planned = []
+    make = BatchPlan._make
+
+    def made(plan, number):
+        planned.append(number)
+        return make(plan, number)
+
+    monkeypatch.setattr(BatchPlan, "_make", made)
+    run(rows=8, prefetch=prefetch)
+    assert planned == list(range(len(planned))) and len(planned) > 1
+
+
 def test_no_batch_is_made_ahead_where_all_processes_make_theirs_together():
     threads = set()
 
