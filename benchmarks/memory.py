@@ -10,6 +10,7 @@ arrays alone (bytes a row are printed).
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -18,7 +19,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 STEPS, BATCH_ROWS, EVERY_S = 300, 32, 0.02
 WORDS = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in "nrst"]
@@ -67,7 +71,8 @@ def measure(rows: int, folder: Path) -> None:
     os.chdir(folder)
     os.environ["KDTOOLKIT_STORE"] = str(folder / "store")
 
-    from kdtoolkit.pipeline import stages, start_run
+    from kdtoolkit.pipeline import run_stages, start_run
+    from kdtoolkit.pipeline.run_folder import RunFolder
     from kdtoolkit.recipe.load import recipe_from_dict
 
     recipe = recipe_from_dict(
@@ -82,40 +87,37 @@ def measure(rows: int, folder: Path) -> None:
         }
     )
     run = start_run(recipe, folder / "run")
-    peak, found = Peak(), {}
+    peak = Peak()
+    found: dict[str, tuple[float, float]] = {}
     peak.start()
-    real = stages._stage
+    real = RunFolder.stage
 
-    def watched(run, name):
+    @contextmanager
+    def watched(run: RunFolder, name: str) -> Iterator[Any]:
         peak.take()
-        manager = real(run, name)
+        with real(run, name) as facts:
+            yield facts
+        found[name] = peak.take()
 
-        class Watch:
-            def __enter__(self):
-                return manager.__enter__()
-
-            def __exit__(self, *error):
-                found[name] = peak.take()
-                return manager.__exit__(*error)
-
-        return Watch()
-
-    stages._stage = watched
-    stages.run_stages(run)
+    RunFolder.stage = watched  # type: ignore[method-assign]
+    run_stages(run)
     seconds = {stage: facts["seconds"] for stage, facts in run.state()["stages"].items()}
     print(json.dumps({"rows": rows, "peaks": found, "seconds": seconds}))
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--one"]:
-        measure(int(sys.argv[2]), Path(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # in a process of its own
+    given = parser.parse_args()
+    if given.one:
+        measure(given.rows[0], given.one)
         return
-    sizes = [int(size) for size in sys.argv[1:]] or [10_000, 100_000, 1_000_000]
     results = []
-    for rows in sizes:
+    for rows in given.rows:
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run(
-                [sys.executable, __file__, "--one", str(rows), folder], capture_output=True, text=True
+                [sys.executable, __file__, str(rows), "--one", folder], capture_output=True, text=True
             )
         if done.returncode:
             sys.exit(done.stderr)

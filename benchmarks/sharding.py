@@ -1,7 +1,7 @@
 """Memory of one of two processes that train a larger Transformer with AdamW, whole in each and sharded (FSDP).
 
-    OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000 python benchmarks/sharding.py [width]
-    OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000 python benchmarks/sharding.py --teacher [width]
+    OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000 python benchmarks/sharding.py [--width 512]
+    OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000 python benchmarks/sharding.py --teacher [--width 1024]
 
 12 layers of `width` (512), 30,000 pieces, random weights; 8 steps of 4 short texts, so that activations count for
 nothing. Printed by process, in MB: what it holds before `fit`, before an optimizer step (weights, gradients, moments),
@@ -15,6 +15,7 @@ most in calls; and the seconds of a call.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -147,9 +148,13 @@ def ask(sharding: str, width: int, folder: Path) -> None:
 
 
 def main() -> None:
-    teacher = sys.argv[1:2] == ["--teacher"]
-    given = sys.argv[1 + teacher :]
-    width = int(given[0]) if given else 1024 if teacher else 512
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", action="store_true", help="of a live teacher, in place of a student")
+    parser.add_argument("--width", type=int, help="a multiple of 64; default: 512, of a teacher 1024")
+    given = parser.parse_args()
+    teacher, width = given.teacher, given.width or (1024 if given.teacher else 512)
+    if width % 64:
+        parser.error("--width: expected a multiple of 64, for heads of so many")
     columns: tuple[str, ...] = ("before fit", "before a step", "at most in steps", "with a checkpoint", "s a step")
     if teacher:
         columns = ("before", "at most while loading", "between calls", "at most in calls", "s a call")
