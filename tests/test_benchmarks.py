@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,27 @@ def output_of(script, *arguments):
 
 def test_every_benchmark_is_here():
     assert sorted(COMMANDS) == sorted(path.name for path in FOLDER.glob("*.py"))
+
+
+def commands_in(page):
+    """(script, options) of every command line of a benchmark; what is in brackets are options as well."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        for command in re.findall(r"python benchmarks/([^`|]+)", line):
+            script, *words = re.split(r"[\s\[\]|=;]+", command)
+            yield script.replace("$system", "mkd"), [word for word in words if re.fullmatch(r"--[a-z0-9-]+", word)]
+
+
+@pytest.mark.parametrize("page", ["BENCHMARKS.md", "benchmarks/profile.md", "docs/scale.md"])
+def test_every_command_of_the_documents_has_options_that_exist(page):
+    commands = list(commands_in(FOLDER.parent / page))
+    assert commands
+    for script, options in commands:
+        source = (FOLDER / script).read_text(encoding="utf-8")
+        for module in ("peers/teacher.py", "papers/common.py"):
+            if (FOLDER / module).stem in source:
+                source += (FOLDER / module).read_text(encoding="utf-8")
+        unknown = [option for option in options if f'"{option}"' not in source]
+        assert not unknown, (script, unknown)
 
 
 @pytest.mark.slow
