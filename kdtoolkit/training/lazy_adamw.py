@@ -59,7 +59,8 @@ class LazyAdamW(eager.AdamW):
                 weight.grad = None
             else:
                 self.close()
-        return super().step(closure)
+        # Not AdamW's, which calls what is hooked into steps; torch has made that so by the first AdamW of the process.
+        return eager.Eager.step(self, closure)
 
     @torch.no_grad()
     def settle(self) -> None:

@@ -93,6 +93,19 @@ def test_epsilon_costs_little_of_a_learning_rate(epsilon):
     torch.testing.assert_close(*found, rtol=0, atol=0.01 * max(10 * epsilon, 1e-6))
 
 
+def test_hooks_see_one_step_a_step():
+    """An AdamW before it in the process has torch hook AdamW's own step, which this one's must not go through."""
+    stepped(Table(), build_optimizer(Table(), Optimizer()), [[1, 2]], [0.1])
+    seen = []
+    model = Table()
+    optimizer = build_optimizer(model, Optimizer(), model.embed)
+    assert isinstance(optimizer, LazyAdamW)
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    stepped(model, optimizer, [[1, 2], [3]], [0.1, 0.1])
+    assert seen == ["before", "after"] * 2
+
+
 def test_what_is_read_is_up_to_date_in_every_step():
     reads = [[1, 2], [3], [3], [3], [1]]
     usual, waiting = Table(), Table()
