@@ -75,7 +75,7 @@ def apart(train: Train, count: int) -> bool:
 
 def _say_shared(trainings: Sequence[Training], train: Train) -> None:
     """That all processes share each step, and whether there is much of it to share."""
-    if processes.size() > 1 and processes.is_first():
+    if trainings and processes.size() > 1:
         rows, names = train.batch_rows // processes.size(), ", ".join(training.name for training in trainings)
         few = "; so few gain little over one process: raise train.batch_rows, or start fewer" * (rows < FEW_ROWS)
         log.info("%s: each step by %d processes, of %d rows a batch each%s", names, processes.size(), rows, few)
