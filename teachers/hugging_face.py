@@ -18,8 +18,7 @@ from kdtoolkit.encoder_layers import shape_of
 from kdtoolkit.errors import InputError, did_you_mean
 from kdtoolkit.example import Example
 from kdtoolkit.hub import checkpoint_folder
-from kdtoolkit.memory import give_back, keep_few_kernels
-from kdtoolkit.parts import InParts
+from kdtoolkit.memory import give_back
 from kdtoolkit.progress import log
 from kdtoolkit.shape import Shape
 from kdtoolkit.tasks import Task
@@ -28,15 +27,14 @@ from kdtoolkit.teacher import Features, Teacher
 from .batches import by_length, call_rows, within_memory
 from .checkpoint import Checkpoint, set_dropout
 from .label_map import LabelMap, explicit, generic, identity, reconcile
+from .loaded_model import LoadedModel
 from .precision import answering_precision
 from .sequences import Reader, Text, TokenSequence, padded, texts_of
-from .task_heads import asked, records, refuse, trained_head
+from .task_heads import asked, records, refuse
 
 if TYPE_CHECKING:
     from kdtoolkit.data.rows import Rows
 
-    from .classifier import Classifier, OneHead, SharedEncoder
-    from .last_layer import LastLayer
     from .settings import Settings
 
 MAX_TOKENS = 128
@@ -185,10 +183,7 @@ class HuggingFaceTeacher(Teacher):
         self.checkpoint = Checkpoint(folder, self.place, trust_remote_code=self.trust_remote_code)
         self.max_tokens = self._longest_text()
         self._map = self._find_map()
-        self._model: Classifier | OneHead | SharedEncoder | None = None
-        self._last: LastLayer | None = None
-        self._sharded = False
-        self._parts: InParts | None = None
+        self._loaded = LoadedModel(self.checkpoint, self.task.name)
         self._reader: Reader | None = None
 
     def _longest_text(self) -> int:
@@ -333,7 +328,7 @@ class HuggingFaceTeacher(Teacher):
     def answer(self, read: list[TokenSequence]) -> np.ndarray:
         if self._map is None:
             raise InputError(self.place, f"has no head for '{self.task.name}' yet", "fine-tune it first (kdtool teach)")
-        model, label_map, pad = self._loaded(), self._map, self._reading().pad_id
+        model, label_map, pad = self._loaded.whole, self._map, self._reading().pad_id
         device = next(model.parameters()).device
         values = np.empty((len(read), self.task.outputs), np.float32)
         lengths = np.array([len(s.ids) for s in read], np.int64)
@@ -342,9 +337,9 @@ class HuggingFaceTeacher(Teacher):
             outputs = model.outputs(padded([read[row] for row in rows], pad).to(device))
             return label_map.apply(outputs.float()).cpu().numpy()
 
-        assert self._last is not None
+        short = self._loaded.last_layer.first_token()
         converting = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with self._last.first_token(), converting:  # around all batches: it keeps converted weights until it is left
+        with short, converting:  # around all batches: it keeps converted weights until it is left
             for number, rows in enumerate(by_length(lengths, self.batch_tokens, device), start=1):
                 values[rows] = within_memory(answer, rows, int(lengths[rows[0]]), self.place)
                 if device.type == "cpu" and number % HOLES == 0:
@@ -373,27 +368,17 @@ class HuggingFaceTeacher(Teacher):
         pieces = [s.ids for s in sequences]
         if not names:
             return joined(pieces, names, ())
-        parts = self._in_parts() if self._sharded else None
-        encoder = encoder_of(self._loaded()) if parts is None else parts.model
+        parts = self._loaded.parts if self._loaded.sharded else None
+        encoder = encoder_of(self._loaded.whole) if parts is None else parts.model
         device = next(encoder.parameters()).device
         batches = list(by_length(np.array([len(some) for some in pieces], np.int64), self.batch_tokens, device))
-        with torch.no_grad() if self._sharded else torch.inference_mode():  # FSDP needs tensors that count versions
+        with torch.no_grad() if parts is not None else torch.inference_mode():  # FSDP needs tensors that count versions
             found = inside(encoder, parts, reader, sequences, batches, names, half=self._asked_precision == "bf16")
             return joined(pieces, names, found)
 
     def shard(self) -> None:
         """Its encoder is loaded and cut when `features` asks for it."""
-        if not self._sharded:
-            self.close()
-            self._sharded = True
-
-    def _in_parts(self) -> InParts:
-        if self._parts is None:
-            from .hidden_states import encoder_of
-
-            # The head is not asked, and from here on not there.
-            self._parts = InParts(encoder_of(self._from_checkpoint().eval()), _device())
-        return self._parts
+        self._loaded.shard()
 
     def fine_tune(self, rows: Rows, folder: Path, *, seed: int, **options: Any) -> None:
         """Trains a head and the encoder on the labelled rows and answers from `folder` afterwards.
@@ -462,28 +447,7 @@ class HuggingFaceTeacher(Teacher):
                      self.max_tokens)  # fmt: skip
 
     def close(self) -> None:
-        self._model = self._last = self._parts = None
-
-    def _loaded(self) -> Classifier | OneHead | SharedEncoder:
-        if self._model is None:
-            from .last_layer import LastLayer
-
-            self._model = self._from_checkpoint().to(_device()).eval()
-            self._last = LastLayer(self._model)
-        return self._model
-
-    def _from_checkpoint(self) -> Classifier | OneHead | SharedEncoder:
-        """The model, on a CPU."""
-        from .classifier import Classifier, OneHead
-
-        if _device().type == "cpu":
-            keep_few_kernels()
-        checkpoint = self.checkpoint
-        if self.task.name in checkpoint.heads:
-            return trained_head(checkpoint, self.task.name)
-        if checkpoint.joint_tasks:
-            return OneHead(checkpoint.load_encoder(), *checkpoint.head(self.task.name))
-        return Classifier(checkpoint.load())
+        self._loaded.close()
 
     def _reading(self) -> Reader:
         if self._reader is None:
@@ -495,7 +459,3 @@ class HuggingFaceTeacher(Teacher):
                 apart=self._heads is not None or bool(self.checkpoint.heads),
             )
         return self._reader
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,9 +16,12 @@ from kdtoolkit.errors import did_you_mean
 from kdtoolkit.feature_name import FeatureName
 from kdtoolkit.labels.values import by_name
 from kdtoolkit.parts import InParts
+from kdtoolkit.predictor import Predictor
 from kdtoolkit.shape import Shape
 from kdtoolkit.student import Tokens
 from kdtoolkit.teacher import Features
+
+from .common import Common, common
 
 BATCH_TEXTS = 256
 
@@ -34,7 +38,7 @@ class RunTeacher(Teacher):
     def __init__(self, source: str, task: Task, *, source_task: str | None = None) -> None:
         super().__init__(source, task)
         place = f"teacher {source}, task {task.name}"
-        self._predictor = kdtoolkit.load(source)
+        self._common = _loaded(source)
         name = source_task or task.name
         if name not in self._predictor.tasks:
             known = self._predictor.tasks
@@ -57,6 +61,10 @@ class RunTeacher(Teacher):
         # A regression task has no names and one column.
         self._columns = columns if len(columns) else np.zeros(1, dtype=np.intp)
         self._parts: InParts | None = None
+
+    @property
+    def _predictor(self) -> Predictor:
+        return self._common.model
 
     @property
     def fingerprint(self) -> str:
@@ -114,7 +122,8 @@ class RunTeacher(Teacher):
 
     def shard(self) -> None:
         if self._parts is None:
-            self._parts = InParts(self._predictor.model_of(self._name).student, torch.device("cpu"))
+            self._common = _loaded(self.source, sharded=True)
+            self._parts = self._common.parts(self._predictor.model_of(self._name).student, torch.device("cpu"))
 
     def parameters(self) -> int | None:
         """Those of the student."""
@@ -123,3 +132,10 @@ class RunTeacher(Teacher):
     def bytes(self) -> int | None:
         """Size of the student's weights."""
         return self._predictor.bytes
+
+
+def _loaded(source: str, *, sharded: bool = False) -> Common[Predictor]:
+    """The student of that folder, in memory once for all tasks that are asked of it. sharded: it will be cut."""
+    files = sorted(path for path in (Path(source), *Path(source).glob("student")) for path in path.glob("*.*"))
+    seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return common(("student", source, *seen, sharded), lambda: kdtoolkit.load(source))

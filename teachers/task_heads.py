@@ -68,14 +68,14 @@ def refuse_unread(found: Mapping[str, HeadRecord], tasks: Sequence[Task], reader
             raise InputError(f"{place}: heads", cause, "leave it out")
 
 
-def trained_head(checkpoint: Checkpoint, task: str) -> SharedEncoder:
-    """The encoder under the head of one of the tasks that `checkpoint` has records of, as training left them."""
+def trained_head(checkpoint: Checkpoint, task: str, encoder: Any) -> SharedEncoder:
+    """`encoder` under the head of one of the tasks that `checkpoint` has records of, as training left it."""
     facts, record = checkpoint.joint_tasks[task], checkpoint.heads[task]
     pair = True if record["name"] == "san" else None
     known = Task(task, kind=facts["kind"], labels=tuple(facts["labels"]), pair=pair)
     section = section_of({task: record})
     with torch.random.fork_rng(devices=()):
-        model = SharedEncoder(checkpoint.load_encoder(), [known], dropout=0.0, mixed=False, heads=section)
+        model = SharedEncoder(encoder, [known], dropout=0.0, mixed=False, heads=section)
     load(model, checkpoint.head_tensors(task), checkpoint)
     return model
 

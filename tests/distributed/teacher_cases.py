@@ -74,7 +74,9 @@ def examples(task: Task, count: int) -> list[Example]:
 
 def kept(teacher: Teacher) -> float:
     """Which part of the parameters of what a teacher calls this process has."""
-    parameters = list(getattr(teacher, "trained", teacher)._parts.model.parameters())
+    called: Any = getattr(teacher, "trained", teacher)
+    parts = called._loaded.parts if isinstance(called, HuggingFaceTeacher) else called._parts
+    parameters = list(parts.model.parameters())
     return sum(p.to_local().numel() for p in parameters) / sum(p.numel() for p in parameters)
 
 

@@ -61,7 +61,7 @@ def test_a_teacher_asks_for_as_many_texts_as_its_size_allows(checkpoint):
 def test_out_of_memory_tells_which_batch_fits(checkpoint, room, expected):
     teacher = HuggingFaceTeacher(str(checkpoint("bert", SST2.labels)), SST2, batch_tokens=100)
     texts = [Example("sst2", "the film is " + "very " * 8 + f"good {'so ' * (n % 2)}") for n in range(40)]
-    model = teacher._loaded()
+    model = teacher._loaded.whole
     real = model.outputs
 
     def outputs(tokens):

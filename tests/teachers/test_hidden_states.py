@@ -9,6 +9,7 @@ import torch
 from kdtoolkit.errors import InputError
 from kdtoolkit.example import Example
 from kdtoolkit.tasks import GLUE
+from kdtoolkit_teachers.checkpoint import Checkpoint
 from kdtoolkit_teachers.hugging_face import HuggingFaceTeacher
 
 SST2, MNLI = GLUE["sst2"], GLUE["mnli"]
@@ -76,7 +77,7 @@ def test_scores_are_queries_times_keys_and_order_and_cut_change_nothing(checkpoi
 def test_without_names_only_the_tokenizer_works_also_before_the_teacher_is_trained(checkpoint, monkeypatch):
     teacher = HuggingFaceTeacher(str(checkpoint("bert", head=False)), SST2)
     assert not teacher.ready and teacher.shape is not None
-    monkeypatch.setattr(teacher, "_loaded", lambda: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(Checkpoint, "load", lambda *a, **k: pytest.fail("the model was loaded"))
     features = teacher.features(SINGLES, ())
     assert features.values == {} and features.mask.sum(1).tolist() == [6, 3, 2, 11, 9]
 

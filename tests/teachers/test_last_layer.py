@@ -25,16 +25,16 @@ def teacher_of(folder):
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_outputs_of_the_shortened_layer_are_those_of_the_whole_one(family, checkpoint):
     teacher = teacher_of(checkpoint(family, SST2.labels))
-    assert teacher._last.is_shortened
+    assert teacher._loaded.last_layer.is_shortened
     short = teacher.logits(EXAMPLES)
-    teacher._last._found = None
+    teacher._loaded.last_layer._found = None
     np.testing.assert_allclose(short, teacher.logits(EXAMPLES), rtol=1e-5, atol=1e-5)
 
 
 def test_the_layer_gets_one_token_a_text_and_afterwards_all_again(checkpoint):
     teacher = teacher_of(checkpoint("bert", SST2.labels))
     seen = []
-    inner = teacher._loaded().model.bert.encoder.layer[-1].intermediate
+    inner = teacher._loaded.whole.model.bert.encoder.layer[-1].intermediate
     inner.register_forward_hook(lambda module, given, output: seen.append(given[0].shape[1]))
     teacher.logits(EXAMPLES)
     assert set(seen) == {1}
@@ -45,12 +45,12 @@ def test_the_layer_gets_one_token_a_text_and_afterwards_all_again(checkpoint):
 
 def test_an_encoder_of_another_build_is_left_as_it_is(checkpoint):
     teacher = teacher_of(checkpoint("distilbert", SST2.labels))
-    assert not teacher._last.is_shortened
+    assert not teacher._loaded.last_layer.is_shortened
 
 
 @pytest.mark.parametrize("reads", ["mean", "sum of two"])
 def test_a_head_that_reads_other_tokens_keeps_them(reads, checkpoint):
-    model = teacher_of(checkpoint("bert", SST2.labels))._loaded()
+    model = teacher_of(checkpoint("bert", SST2.labels))._loaded.whole
 
     class Pooler(torch.nn.Module):
         def forward(self, states):
@@ -61,7 +61,7 @@ def test_a_head_that_reads_other_tokens_keeps_them(reads, checkpoint):
 
 
 def test_a_model_that_cannot_read_what_is_made_up_is_left_as_it_is(checkpoint):
-    model = teacher_of(checkpoint("bert", SST2.labels))._loaded()
+    model = teacher_of(checkpoint("bert", SST2.labels))._loaded.whole
 
     def refuse(tokens):
         raise ValueError("no such text")

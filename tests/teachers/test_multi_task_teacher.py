@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -80,6 +82,42 @@ def test_one_encoder_learns_all_kinds_of_tasks_in_their_units(checkpoint, rows, 
     assert ((values["sst2"][:, 1] > values["sst2"][:, 0]) == truth(40)).mean() > 0.95
     np.testing.assert_allclose(values["stsb"][:, 0], 100.0 + 10 * truth(40), atol=3)
     assert ((values["tags"][:, 0] > 0) == truth(40)).mean() > 0.95 and (values["tags"][:, 1] > 0).all()
+
+
+@pytest.mark.parametrize("heads", [None, {"name": "linear", "hidden": 8}])
+def test_the_teachers_of_its_tasks_have_one_encoder_in_memory(base, rows, tmp_path, monkeypatch, heads):
+    trained(base, rows, tmp_path / "joint", heads=heads)
+    loaded = []
+    load = Checkpoint.load_encoder
+    monkeypatch.setattr(Checkpoint, "load_encoder", lambda self: loaded.append(weakref.ref(m := load(self))) or m)
+
+    def teacher_of(name):
+        return HuggingFaceTeacher(str(tmp_path / "joint"), TASKS[name], precision="fp32")
+
+    def said(teacher):
+        texts = examples(teacher.task, 8, labelled=False)
+        return teacher.logits(texts), teacher.features(texts, ["hidden/1"]).values["hidden/1"]
+
+    alone = {}
+    for name in TASKS:  # one after the other, as they label
+        teacher = teacher_of(name)
+        alone[name] = said(teacher)
+        teacher.close()
+        gc.collect()
+        assert loaded.pop()() is None and not loaded
+    together = {name: teacher_of(name) for name in TASKS}
+    for _ in range(2):
+        for name, teacher in together.items():
+            for one, other in zip(said(teacher), alone[name], strict=True):
+                np.testing.assert_array_equal(one, other)
+    (encoder,) = loaded
+    *closed, last = together.values()
+    for teacher in closed:
+        teacher.close()
+    assert encoder() is not None
+    last.close()
+    gc.collect()
+    assert encoder() is None
 
 
 def test_it_keeps_the_contract_of_a_teacher_in_any_order_of_labels(base, rows, tmp_path):

@@ -75,3 +75,26 @@ def test_the_fingerprint_follows_the_student_and_the_order_of_labels(predictor):
     predictor.fingerprint = "0ther"
     prints.append(run(MNLI).fingerprint)
     assert len(set(prints)) == 4
+
+
+def test_the_teachers_of_several_tasks_have_one_student_in_memory_until_its_files_change(tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(kdtoolkit, "load", lambda path: loaded.append(path) or FakePredictor(MNLI, STSB), raising=False)
+    weights = tmp_path / "runs" / "student" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"first")
+    folder = str(tmp_path / "runs")
+
+    def teachers():
+        return [plugin("teacher", "run")(folder, task) for task in (MNLI, STSB)]
+
+    before = teachers()
+    assert loaded == [folder]
+    weights.write_bytes(b"trained again")
+    after = teachers()
+    assert loaded == [folder] * 2
+    assert before[0]._predictor is before[1]._predictor is not after[0]._predictor
+    weights.write_bytes(b"first")
+    del before, after
+    teachers()
+    assert loaded == [folder] * 3
