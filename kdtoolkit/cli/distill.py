@@ -8,11 +8,12 @@ import click
 
 from .main import Session
 from .options import print_json, recipe_options
-from .stages import run_options, work
+from .stages import run_options, work, workers_option
 
 
 @click.command()
 @recipe_options
+@workers_option
 @run_options
 @click.pass_obj
 def distill(session: Session, as_json: bool, **given: Any) -> None:
@@ -28,6 +29,7 @@ def distill(session: Session, as_json: bool, **given: Any) -> None:
       kdtool distill --teacher path/to/model --train train.csv --dev dev.csv
       kdtool distill --teacher labels.parquet --student transformer --train train.jsonl
       kdtool distill --recipe glue_bilstm --data path/to/glue --set student.width=200 --out runs/glue
+      kdtool distill --recipe glue_bilstm --data path/to/glue --workers 4
       kdtool distill --resume runs/glue
     """
     run, results = work(session, given, "report")

@@ -71,6 +71,7 @@ class Kdtool(click.Group):
         arguments = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
         session = extra.setdefault("obj", Session())
+        session.arguments = arguments
         try:
             # Not standalone, click returns the code of --help and --version, or what the command returned.
             code = super().main(arguments, *rest, **extra)
@@ -106,14 +107,21 @@ class Kdtool(click.Group):
 
 
 class Session:
-    """What the end of a command must know: whether to show tracebacks, and which run was being worked on."""
+    """What the end of a command must know: whether to show tracebacks, and which run was being worked on.
 
-    def __init__(self) -> None:
+    workers: how many processes `--workers` has started, of which this is one; None: it was not used.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
         self.debug = False
         self.run: str | None = None
+        self.arguments: list[str] = []
+        self.workers = workers
 
     def resume(self) -> str:
         """The command that goes on with the run."""
+        if self.workers is not None:
+            return f"kdtool distill --workers {self.workers} --resume {self.run}"
         several = processes.size() > 1
         return f"{processes.launch() if several else 'kdtool'} distill --resume {self.run}"
 

@@ -11,6 +11,7 @@ import click
 
 from .. import processes
 from ..errors import InputError
+from . import workers
 from .options import chosen_recipe, run_name, says_something
 
 if TYPE_CHECKING:
@@ -36,10 +37,22 @@ def run_options(command: Any) -> Any:
     return command
 
 
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes on this machine that share the work, with a core or a GPU each; default: this one. On several "
+    "machines a launcher starts them.",
+)
+
+
 def work(
     session: Session, given: dict[str, Any], until: str, engine: Engine | None = None
 ) -> tuple[RunFolder, dict[str, Any]]:
     """The run that the options ask for, worked on up to `until`, and what it has to show. engine: what labels."""
+    count = given.pop("workers", None)
+    if workers.are_to_start(count):
+        processes.leave(workers.run(session.arguments, count))
     # Only what needs no torch is imported before the run's folder exists, so that it can be resumed from then on.
     from ..pipeline import run_stages
 

@@ -8,11 +8,12 @@ import click
 
 from .main import Session
 from .options import print_json, recipe_options
-from .stages import run_options, work
+from .stages import run_options, work, workers_option
 
 
 @click.command()
 @recipe_options
+@workers_option
 @run_options
 @click.pass_obj
 def teach(session: Session, as_json: bool, **given: Any) -> None:
