@@ -1,7 +1,7 @@
-"""Wall time of labelling and of the student's epochs by one process and by several, started by torchrun.
+"""Wall time of labelling and of the student's epochs by one process and by several.
 
     python benchmarks/processes.py [--teacher FOLDER] [--data $KDTOOLKIT_GLUE] [--processes 1 2] [--batch-rows 32 256]
-                                   [--rows-each 32] [--stages label distill [baseline]] [--rounds 3]
+                                   [--rows-each 32] [--stages label distill [baseline]] [--rounds 3] [--torchrun]
 
 FOLDER: a checkpoint fine-tuned on SST-2; without it one is made first. The job is that of peers/job.py: the first
 10,000 rows of SST-2, 3 epochs, one thread each, batches of so many rows over all processes, or (--rows-each) of so many
@@ -9,7 +9,8 @@ for each, which are fewer and larger steps. Ways take turns; every run labels an
 out; "both" is labels and epochs of a run together. Seconds are those of run.json, medians, the least and the most in
 brackets. With the stage "baseline" the run is a whole one, with the gold-only student, the table and the speed of both
 models: "trainings" are the epochs of both students, from the first's begin to the last's end, and "whole" is the
-command from its start to its end, one process without a launcher. It needs as many free cores as there are processes.
+command from its start to its end. Several processes are started by `--workers`, or by torchrun. It needs as many free
+cores as there are processes.
 "side by side": as many runs of one process at once, which have nothing to do with each other; how much more they do
 than one is what these cores can give at most.
 """
@@ -75,15 +76,15 @@ def launched(given: Namespace, way: Way, work: Path, folder: Path) -> subprocess
     store = folder / "store" if "label" in given.stages else work / "store"
     job: dict[str, Any] = recipe(asked, store, work / "data")
     job["train"]["batch_rows"] = way.batch_rows * (way.processes if way.each else 1)
-    whole = "baseline" in given.stages
-    if whole:
+    if "baseline" in given.stages:
         job["evaluate"] = {"calibration_rows": 0}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
     count = 1 if way.apart else way.processes
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    by_torchrun = count > 1 and given.torchrun
     command = [
-        sys.executable, *(launcher if count > 1 or not whole else []), "-m", "kdtoolkit", "distill",
-        "--recipe", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--processes", str(count),
+        sys.executable, *(launcher if by_torchrun else []), "-m", "kdtoolkit", "distill",
+        "--recipe", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--workers", str(count),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--batch-rows", type=int, nargs="*", default=[32, 256])
     parser.add_argument("--rows-each", type=int, nargs="*", default=[])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES[:2]))
+    parser.add_argument("--torchrun", action="store_true", help="several processes are started by it")
     parser.add_argument("--bf16", action="store_true", help="the teacher answers in bf16")
     parser.add_argument("--rows", type=int, default=10000)
     parser.add_argument("--epochs", type=int, default=3)

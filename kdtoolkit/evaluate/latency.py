@@ -15,7 +15,7 @@ def measure(
     texts: Sequence[Any],
     *,
     seconds: float = 5.0,
-    calls: int = 200,
+    calls: int = 100,
     batch_rows: int = 32,
 ) -> dict[str, Any]:
     """{"latency_ms": {"p50", "p95"}, "rows_per_s"}: milliseconds a call with one text, rows a second with `batch_rows`.

@@ -101,6 +101,8 @@ def _run(run: RunFolder, until: str, engine: Engine | None) -> dict[str, Any]:
             if processes.is_first():
                 refuse_augmentation(recipe, data, built)
                 refuse_terms(recipe, data, built, run.data, teacher_source=teacher_checkpoint(recipe, run))
+                if processes.size() > 1:
+                    import_libraries(recipe)  # while the others still do
 
     if recipe.augment is not None and run.is_left("augment"):
         with run.stage("augment") as facts, processes.first_then_all():
