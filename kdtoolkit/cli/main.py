@@ -6,6 +6,7 @@ answer at once.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -170,7 +171,10 @@ def kdtool(context: click.Context, debug: bool) -> None:
 
 def main() -> NoReturn:
     """The entry point of the `kdtool` script."""
-    kdtool.main(prog_name="kdtool")
+    try:
+        kdtool.main(prog_name="kdtool")
+    finally:
+        gc.freeze()  # Python would look through all that was imported for cycles, for up to a second, and then end
 
 
 if __name__ == "__main__":

@@ -364,3 +364,12 @@ def test_an_answer_is_written_as_json_writes_it():
         whole["probabilities"] = {name: round(share, 6) for name, share in answer.probabilities.items()}
         expected = json.dumps(whole, ensure_ascii=False) + "\n"
         assert _line(('one "é\u2028', "two"), answer, task) == expected
+
+
+def test_a_command_ends_without_looking_for_cycles_in_all_that_it_imported():
+    code = (
+        "import atexit, gc\natexit.register(lambda: print('frozen' if gc.get_freeze_count() else 'not frozen'))\n"
+        "from kdtoolkit.cli.main import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "recipes", "list"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("\nfrozen\n")
