@@ -80,7 +80,7 @@ def trained(student: str, given: Namespace, work: Path) -> Predictor:
 def calls_of_teacher(folder: str) -> tuple[Callable[[Sequence[str]], Call], Callable[[Sequence[str]], Call]]:
     """From texts to a call: through kdtoolkit, and of the bare model on tensors."""
     teacher = HuggingFaceTeacher(folder, GLUE["sst2"], max_tokens=128, precision="fp32")
-    reader, model = teacher._reading(), teacher._loaded()
+    reader, model = teacher._reading(), teacher._loaded.whole
 
     def through(texts: Sequence[str]) -> Call:
         examples = [Example("sst2", text) for text in texts]

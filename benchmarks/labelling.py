@@ -61,7 +61,7 @@ def ways(folder: str, precision: str, texts: list[str], work: Path) -> dict[str,
             label_rows(teacher, [rows], LabelStore.of(teacher, root))
 
     ordered = Texts.of([rows])
-    reader, model = teacher._reading(), teacher._loaded()
+    reader, model = teacher._reading(), teacher._loaded.whole
     batches = []
     for start in range(0, len(ordered), teacher.call_rows):
         sequences = reader.encode([e.text for e in ordered.examples(slice(start, start + teacher.call_rows))])
