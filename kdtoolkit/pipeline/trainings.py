@@ -77,7 +77,9 @@ def _say_shared(trainings: Sequence[Training], train: Train) -> None:
     """That all processes share each step, and whether there is much of it to share."""
     if trainings and processes.size() > 1:
         rows, names = train.batch_rows // processes.size(), ", ".join(training.name for training in trainings)
-        few = "; so few gain little over one process: raise train.batch_rows, or start fewer" * (rows < FEW_ROWS)
+        apart = train.parallel == "auto" and len(trainings) > 1
+        ways = "start fewer, or set train.parallel=trainings" if apart else "or start fewer"
+        few = f"; so few gain little over one process: raise train.batch_rows, {ways}" if rows < FEW_ROWS else ""
         log.info("%s: each step by %d processes, of %d rows a batch each%s", names, processes.size(), rows, few)
 
 

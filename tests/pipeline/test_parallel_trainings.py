@@ -174,8 +174,13 @@ def test_the_log_says_that_steps_are_shared_and_when_there_is_little_to_share(mo
     report = FitReport(steps=1, first_step=0, rows=1, seconds=1.0, cpu_seconds=1.0)
     assert carry_out([Training("distilling", 1, lambda: report)], Train(batch_rows=rows)) == [report]
     assert caplog.messages == ([] if said is None else [said])
+    both = [Training(name, 1, lambda: report) for name in ("distilling", "gold-only baseline")]
+    monkeypatch.setattr(processes, "size", lambda: 3 * size)
+    carry_out(both, Train(batch_rows=rows))
+    assert "start fewer, or set train.parallel=trainings" in caplog.messages[-1]
+    caplog.clear()
     assert carry_out([], Train(batch_rows=rows)) == []  # as where no task has labels to refine on
-    assert len(caplog.messages) == (said is not None)
+    assert caplog.messages == []
 
 
 def test_the_longest_are_begun_first_and_reported_in_their_order(monkeypatch):
