@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -41,6 +42,8 @@ def started(tiny, *arguments):
     return subprocess.Popen(
         [KDTOOL, *arguments], cwd=tiny, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "COLUMNS": "200"}, start_new_session=True,
+        # A shell that starts the tests in the background has SIGINT ignored, and a child inherits that.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
