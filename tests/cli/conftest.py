@@ -45,15 +45,18 @@ def small(tmp_path):
 def refused(run, small):
     """refused("distill", ..., says=[...]): exit code 2, all that is to be said, and no trace on the disk."""
 
+    def files():
+        """When each was written; what Python makes of a module is nobody's trace."""
+        return {path: path.stat().st_mtime_ns for path in small.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
     def refused(*arguments, says, code=2):
-        before = {path: path.stat().st_mtime_ns for path in small.rglob("*") if path.is_file()}
+        before = files()
         done = run(*arguments)
         assert done.exit_code == code, done.output
         for text in [says] if isinstance(says, str) else says:
             assert text in done.output, done.output
         assert "Traceback" not in done.output and "a bug" not in done.output
-        after = {path: path.stat().st_mtime_ns for path in small.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-        assert after == before
+        assert files() == before
         return done
 
     return refused
