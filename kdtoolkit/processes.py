@@ -59,7 +59,9 @@ def start(asked: int | None = None) -> None:
     """
     found = launcher.checked_size()
     if asked is not None and asked != found:
-        remedy = f"start them with {launch(asked)} ..., or by --workers {asked}" if found == 1 else "give what there is"
+        remedy = "give the number there is"
+        if found == 1:
+            remedy = f"start them with {launch(asked)} ..., or on this machine by --workers {asked}"
         raise InputError("--processes", f"{asked} processes were asked for, and the launcher started {found}", remedy)
     if found == 1:
         return

@@ -29,7 +29,7 @@ def distill(session: Session, as_json: bool, **given: Any) -> None:
       kdtool distill --teacher path/to/model --train train.csv --dev dev.csv
       kdtool distill --teacher labels.parquet --student transformer --train train.jsonl
       kdtool distill --recipe glue_bilstm --data path/to/glue --set student.width=200 --out runs/glue
-      kdtool distill --recipe glue_bilstm --data path/to/glue --workers 4
+      kdtool distill --recipe glue_bilstm --data path/to/glue --workers 2
       kdtool distill --resume runs/glue
     """
     run, results = work(session, given, "report")
