@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -56,20 +57,26 @@ def run(arguments: Sequence[str], count: int) -> int:
 
 def _until_all_have_ended(started: Sequence[BaseProcess]) -> None:
     harder = itertools.chain([BaseProcess.terminate], itertools.repeat(BaseProcess.kill))
-    deadline: float | None = None
-    while running := [process for process in started if process.exitcode is None]:
-        try:
-            wait([process.sentinel for process in running], None if deadline is None else 1.0)
-            stopped = any(process.exitcode for process in started)
-        except KeyboardInterrupt:  # which a terminal sends to all of them
-            stopped = True
+    stopped, deadline = False, math.inf
+    while True:
+        # A process that ends is seen by its sentinel a moment before its exit code is there: who failed is asked of
+        # all, in every turn, not of those that the wait woke us for.
+        codes = [process.exitcode for process in started]
+        running = [process for process, code in zip(started, codes) if code is None]
+        if not running:
+            return
+        stopped = stopped or any(codes)
         now = time.monotonic()
-        if deadline is not None and now > deadline:
+        if now > deadline:
             end = next(harder)
             for process in running:
                 end(process)
-        if stopped and (deadline is None or now > deadline):
+        if stopped and (deadline == math.inf or now > deadline):
             deadline = now + GRACE
+        try:
+            wait([process.sentinel for process in running], deadline - now if stopped else None)
+        except KeyboardInterrupt:  # which a terminal sends to all of them
+            stopped = True
 
 
 @contextlib.contextmanager

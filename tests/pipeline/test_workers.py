@@ -117,17 +117,41 @@ def test_a_launcher_with_another_number_is_refused(monkeypatch, capsys, tmp_path
     assert said in capsys.readouterr().err
 
 
+DEAF = Path("deaf")
+
+
 def stubborn(arguments, rank, count, port):
     """In place of a process's work: the first fails, the second does not end when it is asked to."""
     if rank == 0:
+        while not DEAF.exists():
+            time.sleep(0.01)
         sys.exit(7)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(600)
+    DEAF.touch()
+    time.sleep(60)
 
 
-def test_who_does_not_end_is_killed(monkeypatch, capsys):
+@pytest.mark.parametrize("late", [False, True], ids=["", "whose exit code comes after its sentinel"])
+def test_who_does_not_end_is_killed(monkeypatch, capsys, tmp_path, late):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(workers, "_work", stubborn)
     monkeypatch.setattr(workers, "GRACE", GRACE)
+    if late:
+        monkeypatch.setattr(multiprocessing.context.SpawnProcess, "exitcode", property(LateCodes()))
     assert workers.run([], 2) == 7
     assert "kdtool: process 1 was killed" in capsys.readouterr().err
     assert not multiprocessing.active_children()
+
+
+class LateCodes:
+    """exitcode of a process that the system has not done away with when its sentinel is first seen."""
+
+    def __init__(self):
+        self.real = multiprocessing.process.BaseProcess.exitcode.fget
+        self.looks = {}
+
+    def __call__(self, process):
+        code = self.real(process)
+        if code is not None:
+            self.looks[process] = self.looks.get(process, 0) + 1
+        return code if self.looks.get(process, 0) > 1 else None
