@@ -46,6 +46,8 @@ VARIANTS = {
     "avx2": ["-DKD_AVX2", "-mavx2", "-mfma", "-mf16c"],
     "portable": [],
 }
+# A root that cannot say that its number was negative is one instruction, and several at once.
+PLAIN_ROOTS = ["-fno-math-errno", "-fno-trapping-math"]
 # The library brings its own C++ runtime and shows only its own functions, so that it cannot meet torch's; a function
 # that is missing is an error here, not where the library is loaded.
 EXPORTS = "{ global: kd_*; local: *; };\n"
@@ -148,17 +150,21 @@ class BuildNative(build_ext):
         flags = [*COMPILE, *(BASELINE if accepts(compiler, BASELINE) else [])]
         flags += shlex.split(os.environ.get("CXXFLAGS", ""))
         variants = {name: more for name, more in VARIANTS.items() if not more or accepts(compiler, more)}
-        objects = {name: str(Path(self.build_temp, f"cpu_rows_{name}.o")) for name in variants}
-        rows = [*compiler, *flags, "-c", str(SOURCES / "cpu_rows.cpp"), "-o"]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # half a minute of work for a processor, each
-            list(pool.map(self.compile, [[*rows, objects[name], *more] for name, more in variants.items()]))
+        parts = {"cpu_rows": [], "cpu_updates": PLAIN_ROOTS}
+        objects = {(part, name): str(Path(self.build_temp, f"{part}_{name}.o")) for part in parts for name in variants}
+        commands = [
+            [*compiler, *flags, *parts[part], "-c", str(SOURCES / f"{part}.cpp"), "-o", out_, *variants[name]]
+            for (part, name), out_ in objects.items()
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # half a minute of work for a processor, each of the rows'
+            list(pool.map(self.compile, commands))
         present = [f"-DKD_WITH_{name.upper()}" for name in variants]  # the choice at run time is among these
         exports = Path(self.build_temp, "exports.map")
         exports.write_text(EXPORTS, encoding="utf-8")
         wishes = [[flag.replace("EXPORTS", str(exports)) for flag in group] for group in LINK]
         link = [flag for group in wishes if accepts(compiler, group) for flag in group]
-        source = str(SOURCES / "soft_cross_entropy.cpp")
-        self.compile([*compiler, *flags, *present, "-shared", source, *objects.values(), *link, "-o", str(out)])
+        entries = [str(SOURCES / name) for name in ("soft_cross_entropy.cpp", "updates.cpp")]
+        self.compile([*compiler, *flags, *present, "-shared", *entries, *objects.values(), *link, "-o", str(out)])
 
     def build_fatbin(self, out: Path) -> None:
         nvcc = find_nvcc()

@@ -12,7 +12,8 @@ def even_cuts(lengths: np.ndarray, shares: int) -> np.ndarray:
     `shares` rows or more.
     """
     lengths = lengths.astype(np.int64) + 1  # so that no row takes nothing
-    low, high = 0, len(lengths) * int(lengths.max())  # too little, and enough
+    # Too little, and enough; for rows of one length often all there is to ask.
+    low, high = -(-int(lengths.sum()) // shares) - 1, -(-len(lengths) // shares) * int(lengths.max())
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _filled(lengths, shares, middle)[-1] == len(lengths) else (middle, high)

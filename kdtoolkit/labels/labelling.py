@@ -134,20 +134,30 @@ class Labeller:
         cut = [examples[start : start + self.batch_rows] for start in range(0, len(examples), self.batch_rows)]
         return [Batch.of(self.teacher, batch) for batch in cut]
 
-    def read_ahead(self, parts: Sequence[Part], turns: Iterator[int]) -> Iterator[tuple[int, list[Batch]]]:
+    def read_ahead(
+        self, parts: Sequence[Part], turns: Iterator[int], sharing: int = 1
+    ) -> Iterator[tuple[int, list[Batch]]]:
         """The parts whose numbers `turns` gives, ascending: each number and what was read.
 
-        A thread reads the next, and takes its turn no sooner than it has read the one before.
+        A thread reads the next, and takes its turn no sooner than it has read the one before. sharing: so many
+        processes take turns; of the last parts, two for each, those that are not taken by then are read when they are
+        labelled, or one process would wait for another that has taken more than it works at.
         """
+        border = len(parts) - 2 * sharing if sharing > 1 else len(parts)
+        taken = -1
 
         def read_next(_: None) -> tuple[int, list[Batch]] | None:
-            number = next(turns)
-            return (number, self.read(parts[number])) if number < len(parts) else None
+            nonlocal taken
+            if taken >= border or (taken := next(turns)) >= len(parts):
+                return None
+            return taken, self.read(parts[taken])
 
         for found in ahead(read_next, itertools.repeat(None), by=1):
             if found is None:
-                return
+                break
             yield found
+        while taken < len(parts) and (taken := next(turns)) < len(parts):
+            yield taken, self.read(parts[taken])
 
     def label(
         self, part: Part, batches: Sequence[Batch] | None = None, advance: Callable[[int], object] = lambda rows: None
@@ -176,6 +186,7 @@ def label_rows(
     batch_rows: int | None = None,
     part_batches: int | None = None,
     turns: Callable[[], Iterator[int]] = itertools.count,
+    sharing: int = 1,
     engine: Engine | None = None,
 ) -> LabelReport:
     """Stores the teacher's values for every text of the splits that the store does not hold yet.
@@ -183,7 +194,7 @@ def label_rows(
     batch_rows: texts a call of the teacher; None: as many as it asks for. part_batches: such batches a part, which is
     what a kill can cost; None: `PART_ROWS` texts of them.
     turns: of several processes that label the same texts, `processes.turns`: the next part goes to whoever is free
-    first. It is called once, when this process has seen what is missing.
+    first. It is called once, when this process has seen what is missing. sharing: how many processes take turns.
     engine: what labels; None: this process, and those it takes turns with. The store is the same, bit for bit, whatever
     labels, and goes on with what another engine has left.
     Memory: at most 140 bytes a text; the texts themselves are read part by part.
@@ -211,7 +222,7 @@ def label_rows(
     with track(f"label {teacher.task.name}", len(todo)) as advance:
         if engine is None:
             following = 0
-            for number, batches in labeller.read_ahead(parts, turns()):
+            for number, batches in labeller.read_ahead(parts, turns(), sharing):
                 advance(_rows(parts[following:number]))  # those that other processes have
                 labeller.label(parts[number], batches, advance)
                 labelled += len(parts[number].ids)

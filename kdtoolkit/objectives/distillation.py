@@ -120,10 +120,12 @@ class DistillationObjective:
         self._one_kind = kinds[0] if len(set(kinds)) == 1 else None
         self._width = max((task.outputs for task in self.tasks), default=1)
         self._member_weights = None if member_weights is None else weight_table(member_weights)
+        self._weights: Tensor | None = None  # of each task's members, for as many as were last asked for
         self._kinds = torch.tensor([KINDS[kind] for kind in kinds])
         self._ranking = dict(ranking or {})
         columns = [self._ranking.get(position, -1) for position in range(len(self.tasks))]
         self._positive = torch.tensor(columns)  # -1 for a task that is not ranked
+        self._there = {task.kind for task in self.tasks}
         task_kinds = ("classification", "regression", "multilabel")
         self._of_kind = {kind: torch.tensor([task.kind == kind for task in self.tasks]) for kind in task_kinds}
         self._scaling = torch.tensor(list(scaling), dtype=torch.float32).reshape(-1, 2)
@@ -146,29 +148,28 @@ class DistillationObjective:
         """The loss of a batch at an optimizer step (0-based); by_task: also that of each task."""
         outputs, start, count = heads.outputs, heads.start, heads.count
         tasks = batch.tasks
-        alpha, temperature, weight, beta = self._row_values(step, tasks)
+        alpha, temperature, weight, beta = self._row_values(step, tasks).unbind(0)
         teacher, members = self._teacher(batch)
         taught = members.sum(0) > 0
         labelled = ~batch.labels.isnan()
         if batch.targets is not None:
             labelled = labelled | ~batch.targets[:, 0].isnan() & self._is("multilabel", tasks)
-        one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
-        alpha = torch.where(labelled, torch.where(taught, alpha, one), zero)
+        alpha = torch.where(labelled, torch.where(taught, alpha, 1.0), 0.0)
         has_soft, has_hard = taught & (alpha < 1), labelled & (alpha > 0)
-        weight = torch.where(has_soft | has_hard, weight, zero)
+        weight = torch.where(has_soft | has_hard, weight, 0.0)
 
-        classes = has_hard & self._is("classification", tasks)
+        classes = has_hard & self._is("classification", tasks) if self._there != {"classification"} else has_hard
         labels = torch.where(classes, batch.labels, NO_LABEL).long()
         rows = Rows(outputs, teacher, members, labels, self._kinds.to(tasks.device)[tasks], temperature, alpha, beta,
                     weight, start, count)  # fmt: skip
         ranked = self._ranked(rows, batch, has_soft & (weight > 0), has_hard & (weight > 0))
         if ranked is not None:
             rows = rows._replace(alpha=ranked.alpha, weight=ranked.weight)
-        parts = torch.zeros(2, len(tasks), device=tasks.device)
-        if bool(self._of_kind["regression"].any()):
-            rows, parts = self._regression_rows(rows, batch)
+        apart = None
+        if "regression" in self._there:
+            rows, apart = self._regression_rows(rows, batch)
         doubled = None
-        if bool(self._of_kind["multilabel"].any()):
+        if "multilabel" in self._there:
             rows, doubled = self._multilabel_rows(rows, batch)
         loss, soft, hard = soft_cross_entropy(
             rows.outputs, rows.teacher, rows.labels,
@@ -190,8 +191,8 @@ class DistillationObjective:
             loss = loss + F.pad(weight * values.by_row, (0, len(loss) - len(tasks)))
             further = (values.sums, values.rows)
         flags = torch.stack([has_soft & (weight > 0), has_hard & (weight > 0)])
-        regression = self._is("regression", tasks)
-        parts = torch.where(flags, torch.where(regression, parts, first), 0.0)
+        parts = first if apart is None else torch.where(self._is("regression", tasks), apart, first)
+        parts = torch.where(flags, parts, 0.0)
         sums = torch.cat([parts, torch.ones_like(parts[:1]), flags.to(parts.dtype)])
         per_task = torch.zeros(5, len(self.tasks), device=tasks.device).index_add_(1, tasks, sums.float())
         result = ObjectiveResult(loss.sum(), *per_task.unbind(0), *further)
@@ -239,13 +240,20 @@ class DistillationObjective:
         if teacher.shape[2] < self._width:
             teacher = F.pad(teacher, (0, self._width - teacher.shape[2]))
         members = teacher.shape[0]
-        weights = torch.ones(len(self.tasks), members)
-        if self._member_weights is not None:
-            weights = F.pad(self._member_weights, (0, max(0, members - self._member_weights.shape[1])))
-        weights = present_weights(teacher, weights.to(device)[batch.tasks, :members].t())
+        weights = present_weights(teacher, self._weights_of(members, device)[batch.tasks].t())
         if self.objective.ensemble == "logits" and members > 1:
             return mean_logits(teacher, weights).unsqueeze(0), (weights.sum(0, keepdim=True) > 0).to(weights.dtype)
         return teacher, weights
+
+    def _weights_of(self, members: int, device: torch.device) -> Tensor:
+        """(tasks, members) what each of so many members weighs."""
+        found = self._weights
+        if found is None or found.shape[1] != members or found.device != device:
+            found = torch.ones(len(self.tasks), members)
+            if self._member_weights is not None:
+                found = F.pad(self._member_weights, (0, max(0, members - self._member_weights.shape[1])))[:, :members]
+            found = self._weights = found.to(device)
+        return found
 
     def _ranked(self, rows: Rows, batch: Batch, has_soft: Tensor, has_hard: Tensor) -> Ranked | None:
         """What the ranked tasks' groups say, for all rows of the batch; None if it has no candidates."""

@@ -77,6 +77,7 @@ class Library(NamedTuple):
     """A loaded library. compute: takes a packed call, returns a code. limit: sets the instructions in use."""
 
     file: Path
+    loaded: ctypes.CDLL
     compute: Callable[[bytes], int]
     instructions: Callable[[], bytes]
     limit: Callable[[bytes], int]
@@ -116,7 +117,7 @@ def library() -> Library | None:
     compute.restype, compute.argtypes = ctypes.c_int, [ctypes.c_char_p]
     instructions.restype, instructions.argtypes = ctypes.c_char_p, []
     limit.restype, limit.argtypes = ctypes.c_int, [ctypes.c_char_p]
-    result = Library(file, compute, instructions, limit)
+    result = Library(file, loaded, compute, instructions, limit)
     asked = os.environ.get(INSTRUCTIONS_VARIABLE, "").strip().lower()
     if asked:
         use_instructions(asked, result)

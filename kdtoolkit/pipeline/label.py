@@ -147,7 +147,7 @@ def _store(run: RunFolder, teacher: Teacher) -> LabelStore:
 
 def _labelled(teacher: Teacher, splits: Sequence[Rows], store: LabelStore, engine: Engine | None = None) -> LabelReport:
     """Labels what is missing, the processes in turn; counts are of all of them. Returns when all is stored."""
-    report = label_rows(teacher, splits, store, turns=processes.turns, engine=engine)
+    report = label_rows(teacher, splits, store, turns=processes.turns, sharing=processes.size(), engine=engine)
     return replace(report, labelled=int(processes.total(report.labelled)))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from . import compiled_updates
+
 
 @torch.no_grad()
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
@@ -17,8 +19,32 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tenso
     for parameter in parameters:
         if parameter.grad is not None:
             if parameter.grad.is_sparse:  # entries of one row count together
-                parameter.grad = parameter.grad.coalesce()
+                parameter.grad = coalesced(parameter.grad)
             values.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
+    if compiled_updates.can(values):
+        pieces = compiled_updates.Pieces.of(values)
+        return clip_pieces([pieces], pieces.squares() ** 0.5, max_norm, values[0].dtype)
     norm = nn.utils.get_total_norm(values)
     torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+
+def clip_pieces(all_: Sequence[compiled_updates.Pieces], norm: float, max_norm: float, dtype: torch.dtype) -> Tensor:
+    """Of gradients whose norm is known."""
+    if not norm + 1e-6 <= max_norm:  # or it is no number, and then nothing is
+        for pieces in all_:
+            pieces.multiply(max_norm / (norm + 1e-6))
+    return torch.tensor(norm, dtype=dtype)
+
+
+def coalesced(gradient: Tensor) -> Tensor:
+    """A sparse gradient of a table, with each row once, by number."""
+    if gradient.is_coalesced():
+        return gradient
+    numbers, values = gradient._indices()[0], gradient._values()
+    if not (compiled_updates.can([values]) and values.ndim == 2 and numbers.is_contiguous()):
+        return gradient.coalesce()
+    numbers, values = compiled_updates.merged([(numbers, values)])
+    return torch.sparse_coo_tensor(
+        numbers.unsqueeze(0), values, gradient.shape, check_invariants=False, is_coalesced=True
+    )

@@ -12,7 +12,7 @@ from .shared_memory import SharedMemory, shared_memory
 
 def from_all(tensor: Tensor) -> list[Tensor]:
     """The tensors of all processes, of one shape and type, by rank; to be read until they meet again."""
-    if (memory := _memory(tensor)) is not None:
+    if (memory := memory_of(tensor)) is not None:
         return memory.from_all(tensor)
     parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, tensor)
@@ -21,7 +21,7 @@ def from_all(tensor: Tensor) -> list[Tensor]:
 
 def sum_of(tensors: Sequence[Tensor]) -> Tensor:
     """The sums over the processes, flat, one tensor after the other; of one type, to the same bits in all."""
-    if (memory := _memory(tensors[0])) is not None:
+    if (memory := memory_of(tensors[0])) is not None:
         return memory.sum_of(tensors)
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     distributed.all_reduce(flat)
@@ -40,5 +40,6 @@ def as_the_first(tensors: Iterable[Tensor]) -> None:
             tensor.copy_(whole)
 
 
-def _memory(tensor: Tensor) -> SharedMemory | None:
+def memory_of(tensor: Tensor) -> SharedMemory | None:
+    """Where the processes meet over such a tensor, if they share memory; all ask for it at the same place."""
     return shared_memory() if tensor.is_cpu else None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .clipping import clip_gradients
 from .collectives import from_all, sum_of
+from .one_round import OneRound
 from .table_exchange import TableExchange
 
 MESSAGE = 100_000_000
@@ -27,10 +30,16 @@ class GradientExchange:
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._table = table
 
+    @functools.cached_property
+    def _at_once(self) -> OneRound | None:
+        return OneRound.of(self._parameters, self._table)
+
     @torch.no_grad()
     def meet(self) -> None:
         """The means become `.grad`, in all processes at the same place."""
         if not self._parameters and self._table is None:
+            return
+        if self._at_once is not None and self._at_once.meet():
             return
         facts = [] if self._table is None else self._table.facts()
         mine = [*facts, *(parameter.grad is not None for parameter in self._parameters)]
@@ -45,6 +54,11 @@ class GradientExchange:
             flat /= len(every)
             for parameter, gradient in zip(alike, flat.split([parameter.numel() for parameter in alike])):
                 parameter.grad = gradient.view_as(parameter)
+
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+        """Scales the means, which are the gradients of `parameters`, as `clip_gradients` does."""
+        norm = None if self._at_once is None else self._at_once.clip(max_norm)
+        return clip_gradients(parameters, max_norm) if norm is None else norm
 
 
 def _messages(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

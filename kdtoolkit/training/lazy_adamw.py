@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import eager
+from . import compiled_updates, eager
+from .clipping import coalesced
 
 SETTLE_EVERY = 4096
 """Steps after which all rows are brought up to date in any case; what is kept for each step costs so little time."""
@@ -36,7 +37,7 @@ class LazyAdamW(eager.AdamW):
         weight = table.weight
         self._group = next(g for g in self.param_groups if any(p is weight for p in g["params"]))
         table.sparse = True
-        self._reading = table.register_forward_pre_hook(lambda module, given: self._bring(torch.unique(given[0])))
+        self._reading = table.register_forward_pre_hook(self._before_reading)
         self._current = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
         self._forget()
 
@@ -55,12 +56,37 @@ class LazyAdamW(eager.AdamW):
         gradient = weight.grad
         if self.table.sparse and gradient is not None:
             if gradient.is_sparse:
-                self._update(gradient.coalesce())
+                self._update(coalesced(gradient))
                 weight.grad = None
             else:
                 self.close()
+        if self.table.sparse and closure is None and self._made_at_once():
+            return None
         # Not AdamW's, which calls what is hooked into steps; torch has made that so by the first AdamW of the process.
         return eager.Eager.step(self, closure)
+
+    def _made_at_once(self) -> bool:
+        """Updates what has a gradient by compiled code, if that can; where moments are missing torch makes them."""
+        updates, chosen, options = compiled_updates.Updates(), [], set()
+        for group in self.param_groups:
+            options.add((group["betas"], group["eps"], group["amsgrad"], group["maximize"]))
+            rate, decay = float(group["lr"]), group["weight_decay"]
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                state = self.state[parameter]
+                if not state or gradient.is_sparse or not gradient.is_contiguous():
+                    return False
+                chosen += [parameter, gradient, state["exp_avg"], state["exp_avg_sq"]]
+                updates.add(parameter, gradient, state, rate=rate, weight_decay=decay)
+        if len(options) != 1 or not chosen or not compiled_updates.can(chosen):
+            return not chosen
+        [(betas, epsilon, *others)] = options
+        if any(others):
+            return False
+        updates.make(chosen[0].dtype, betas, epsilon)
+        return True
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -95,6 +121,11 @@ class LazyAdamW(eager.AdamW):
         rate, root, one, two, kept = self._factors()
         state = self._moments()
         rows, slopes = gradient.indices()[0], gradient.values()
+        if self._compiled(rows, slopes):
+            compiled_updates.update(self._packed(), rows, slopes, rate, root, kept)
+            state["step"] += 1
+            self._advance()
+            return
         since = self._current[rows]
         late = int((since < self._steps).sum())  # rows that another process has read, and not this one
         if late:
@@ -110,19 +141,45 @@ class LazyAdamW(eager.AdamW):
             weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,
         )  # fmt: skip
         self._put(rows, *found)
-        self._steps += 1
-        self._current[rows] = self._steps
+        self._current[rows] = self._steps + 1
         # A row last touched in step s moves now by rate * one^k m / (sqrt(two^k v) / root + eps), k = steps - s,
         # which is (rate * root * (one / sqrt(two))^k) * m / (sqrt(v) + eps * root / sqrt(two)^k).
-        steps = slice(self._steps)
-        idle = torch.arange(self._steps, 0, -1, dtype=torch.float64)
+        steps = slice(self._steps + 1)
+        idle = torch.arange(self._steps + 1, 0, -1, dtype=torch.float64)
         self._decays[steps] *= kept
         self._moves[steps] *= kept
         self._moves[steps] += rate * root * (one / math.sqrt(two)) ** idle
         self._margins[steps] *= kept
         self._margins[steps] += rate * root**2 * (one / two) ** idle
+        self._advance()
+
+    def _advance(self) -> None:
+        """A step of the table is done."""
+        self._steps += 1
         if self._steps >= SETTLE_EVERY:
             self.settle()
+
+    def _compiled(self, rows: Tensor, *values: Tensor) -> bool:
+        return compiled_updates.can([*self._tables(), *values]) and rows.is_contiguous()
+
+    def _packed(self) -> bytes:
+        history = (self._moves, self._margins, self._decays)
+        group = self._group
+        weight, first, second = self._tables()
+        return compiled_updates.table(
+            weight, first, second, self._current, self._steps, history, group["betas"], group["eps"]
+        )
+
+    @torch.no_grad()
+    def _before_reading(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        """Of the ids that a table is called with: their rows are to be up to date."""
+        ids = given[0]
+        if not self._steps:
+            return
+        if ids.dtype == torch.int64 and self._compiled(ids):
+            compiled_updates.bring(self._packed(), ids)
+        else:
+            self._bring(torch.unique(ids))
 
     @torch.no_grad()
     def _bring(self, rows: Tensor) -> None:

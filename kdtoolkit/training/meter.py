@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..tasks import Task
+from .collectives import sum_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,14 +46,15 @@ class Meter:
     def _meet(self, accelerator: Accelerator) -> None:
         """The sums over all processes, of which some may have had no row."""
 
-        def total(sums: Tensor | None, *shape: int) -> Tensor:
-            mine = torch.zeros(shape, dtype=torch.float64, device=accelerator.device) if sums is None else sums.double()
-            found: Tensor = accelerator.reduce(mine, "sum")
-            return found
+        def mine(sums: Tensor | None, *shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=accelerator.device) if sums is None else sums.double()
 
-        self._sums, self._loss = total(self._sums, 5, len(self.tasks)), total(self._loss)
-        if self.terms:
-            self._terms = total(self._terms, 2, len(self.terms), len(self.tasks))
+        tasks, terms = len(self.tasks), len(self.terms)
+        own = [mine(self._loss), mine(self._sums, 5, tasks), mine(self._terms, 2, terms, tasks)]
+        loss, sums, of_terms = sum_of(own).split([part.numel() for part in own])
+        self._loss, self._sums = loss.view(()), sums.view(5, tasks)
+        if terms:
+            self._terms = of_terms.view(2, terms, tasks)
 
     def take(self, accelerator: Accelerator | None = None) -> dict[str, float]:
         """The values since the last call, by TensorBoard tag; "finite" is 0.0 if the loss was not.

@@ -58,17 +58,22 @@ class SharedMemory:
         self._spins = size <= len(os.sched_getaffinity(0))
         fcntl.lockf(file, fcntl.LOCK_EX, 1, rank)  # the system takes it back when this process ends, however it does
 
+    @property
+    def room(self) -> int:
+        """Bytes of each process in one round."""
+        return self._halves.shape[2]
+
     def from_all(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of all processes, of one shape and type, by rank; to be read until the next call."""
         mine = tensor.contiguous().flatten().view(torch.uint8)
-        most = self._halves.shape[2]
+        most = self.room
         if len(mine) <= most:
-            found = self._meet(len(mine), lambda place: place.copy_(mine))
+            found = self.meet(len(mine), lambda place: place.copy_(mine))
         else:
             found = [torch.empty_like(mine) for _ in range(self._size)]
             for start in range(0, len(mine), most):
                 piece = mine[start : start + most]
-                for whole, part in zip(found, self._meet(len(piece), partial(_copy, piece))):
+                for whole, part in zip(found, self.meet(len(piece), partial(_copy, piece))):
                     whole[start : start + most] = part
         return [whole.view(tensor.dtype).view(tensor.shape) for whole in found]
 
@@ -76,19 +81,19 @@ class SharedMemory:
         """The sums over the processes, flat, one tensor after the other; of one type, to the same bits in all."""
         dtype, size = tensors[0].dtype, tensors[0].element_size()
         flat = [tensor.flatten() for tensor in tensors]
-        count, most = sum(map(len, flat)), self._halves.shape[2] // size
+        count, most = sum(map(len, flat)), self.room // size
         if count <= most:
-            parts = self._meet(count * size, lambda place: torch.cat(flat, out=place.view(dtype)))
+            parts = self.meet(count * size, lambda place: torch.cat(flat, out=place.view(dtype)))
             return _added([part.view(dtype) for part in parts])
         whole = torch.cat(flat)
         for start in range(0, count, most):
             piece = whole[start : start + most]
-            parts = self._meet(len(piece) * size, partial(_copy, piece.view(torch.uint8)))
+            parts = self.meet(len(piece) * size, partial(_copy, piece.view(torch.uint8)))
             _added([part.view(dtype) for part in parts], piece)
         return whole
 
-    def _meet(self, count: int, write: Callable[[Tensor], object]) -> list[Tensor]:
-        """`count` bytes of each process, to be read until the next call. write: puts this one's there."""
+    def meet(self, count: int, write: Callable[[Tensor], object]) -> list[Tensor]:
+        """`count` bytes of each process, up to `room`, to be read until the next call. write: puts this one's there."""
         self._round += 1
         half = self._halves[self._round % 2, :, :count]
         write(half[self._rank])

@@ -81,6 +81,11 @@ class Averaging(Sharing):
         if self._gradients is not None:
             self._gradients.meet()
 
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+        if self._gradients is None:
+            return super().clip(parameters, max_norm)
+        return self._gradients.clip(parameters, max_norm)
+
     def close(self) -> None:
         # Statistics of what a process has read, such as those of batch normalisation.
         as_the_first(self.model.buffers())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed, nn
 
+from .clipping import coalesced
 from .collectives import as_the_first, from_all, sum_of
 
 
@@ -23,8 +24,25 @@ class TableExchange:
         """What the others have to know before `meet`: how many rows this process has, and whether it has the whole."""
         gradient = self.table.weight.grad
         sparse = gradient is None or gradient.is_sparse
-        self._own = gradient.coalesce() if gradient is not None and gradient.is_sparse else None
+        self._own = coalesced(gradient) if gradient is not None and gradient.is_sparse else None
         return [0 if self._own is None else self._own.indices().shape[1], not sparse]
+
+    def rows(self) -> tuple[Tensor, Tensor] | None:
+        """This process's gradient: numbers of rows, (rows,), sorted, and values, (rows, width). None: it is whole."""
+        weight = self.table.weight
+        if weight.grad is None:
+            return torch.empty(0, dtype=torch.int64, device=weight.device), weight.new_empty(0, weight.shape[1])
+        if not weight.grad.is_sparse:
+            return None
+        weight.grad = coalesced(weight.grad)
+        return weight.grad.indices()[0], weight.grad.values()
+
+    def put(self, numbers: Tensor, values: Tensor) -> None:
+        """These rows, each once and by number, become the gradient."""
+        weight = self.table.weight
+        weight.grad = torch.sparse_coo_tensor(
+            numbers.unsqueeze(0), values, weight.shape, check_invariants=False, is_coalesced=True
+        )
 
     @torch.no_grad()
     def meet(self, facts: list[list[int]]) -> None:

@@ -32,6 +32,7 @@ WAYS = [
     *((name, "") for name in train_cases.CASES),
     *((name, ", overlapping") for name in train_cases.OVERLAPPING),
     ("mixed", ", in small messages"),
+    *((name, f", {way}") for name in train_cases.IN_ROUNDS for way in ("in rounds", "with little room")),
     *((name, ", by gloo") for name in train_cases.BY_GLOO),
 ]
 

@@ -15,6 +15,7 @@ from kdtoolkit import processes
 from kdtoolkit.recipe.schema import Optimizer
 from kdtoolkit.training import collectives, gradient_exchange, sharding
 from kdtoolkit.training.checkpoint import weights
+from kdtoolkit.training.one_round import OneRound
 
 ADAM = Optimizer(learning_rate=0.05, weight_decay=0.1)
 LONG = {"epochs": 15.0, "optimizer": ADAM}
@@ -40,6 +41,8 @@ OVERLAPPING = (
     "pcgrad",
 )
 """Cases that are also trained by DDP, as on accelerators."""
+IN_ROUNDS = ("mixed", "sparse", "sparse, fewer rows than processes")
+"""Cases for which several rounds are made, or one where there is room for the rows of the table."""
 BY_GLOO = ("mixed", "sparse", "sparse, fewer rows than processes")
 RARE = {"sizes": [40, 30, 1], "balance": None, "batch": "one_task", "rows": 8, "epochs": 0.3, "optimizer": ADAM}
 """Three steps, of which none has a row of the last task."""
@@ -65,9 +68,25 @@ def overlapping() -> Iterator[None]:
 @contextlib.contextmanager
 def by_gloo() -> Iterator[None]:
     """The processes meet as those of several machines do."""
-    real, collectives._memory = collectives._memory, lambda tensor: None
+    real, collectives.memory_of = collectives.memory_of, lambda tensor: None
     yield
-    collectives._memory = real
+    collectives.memory_of = real
+
+
+@contextlib.contextmanager
+def in_rounds(rows: int | None) -> Iterator[None]:
+    """On one machine too the processes meet several times a step; where one has no more than so many rows, once."""
+    of = OneRound.of
+
+    def found(*given: object) -> OneRound | None:
+        at_once = of(*given)
+        assert at_once is not None
+        at_once.rows = rows
+        return None if rows is None else at_once
+
+    OneRound.of = found
+    yield
+    OneRound.of = of
 
 
 def take_the_first() -> None:
@@ -88,8 +107,13 @@ def main() -> None:
         for name in (*OVERLAPPING, "rare"):
             save_file(weights(trained(name)), folder / f"{name}, overlapping-{processes.rank()}.safetensors")
     gradient_exchange.MESSAGE, whole = 64, gradient_exchange.MESSAGE
-    save_file(weights(trained("mixed")), folder / f"mixed, in small messages-{processes.rank()}.safetensors")
+    with in_rounds(None):
+        save_file(weights(trained("mixed")), folder / f"mixed, in small messages-{processes.rank()}.safetensors")
     gradient_exchange.MESSAGE = whole
+    for way, rows in {"in rounds": None, "with little room": 3}.items():
+        with in_rounds(rows):
+            for name in IN_ROUNDS:
+                save_file(weights(trained(name)), folder / f"{name}, {way}-{processes.rank()}.safetensors")
     with by_gloo():
         for name in BY_GLOO:
             save_file(weights(trained(name)), folder / f"{name}, by gloo-{processes.rank()}.safetensors")
