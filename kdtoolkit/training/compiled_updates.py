@@ -90,7 +90,7 @@ def merged(
 
 
 class Pieces:
-    """Tensors of one type, each without gaps, as the functions of the library take them; valid while they live.
+    """Tensors of one type, each without gaps, as the functions of the library take them.
 
     None, with the number of its numbers: zeros, where they are read; nothing, where they would be written.
     """
@@ -100,6 +100,7 @@ class Pieces:
             [PIECE.pack(0 if tensor is None else tensor.data_ptr(), count) for tensor, count in zip(tensors, counts)]
         )
         self._end = (len(counts), TYPES[dtype])
+        self._kept = tensors  # their memory has to be there
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Pieces:

@@ -51,7 +51,7 @@ class OneRound:
         width = 0 if table is None else table.table.weight.shape[1]
         self.rows = (memory.room - self._rows_from - LINE) // (8 + width * self._dtype.itemsize)
         """For how many rows of the table there is room; below 0: not for the gradients before them."""
-        self._met: list[Pieces] = []
+        self._met: list[Pieces] = []  # the means of the last round, until they are clipped
         self._norm = 0.0
 
     def meet(self) -> bool:
@@ -96,8 +96,9 @@ class OneRound:
         return True
 
     def clip(self, max_norm: float) -> Tensor | None:
-        """Scales the means down to a norm of at most `max_norm`; their norm before that. None: they are not here."""
-        return clip_pieces(self._met, self._norm, max_norm, self._dtype) if self._met else None
+        """Scales the means to a norm of at most `max_norm`, once; their norm before that. None: they are not here."""
+        met, self._met = self._met, []
+        return clip_pieces(met, self._norm, max_norm, self._dtype) if met else None
 
     def _table_in(self, message: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Numbers and values of the rows in a message."""

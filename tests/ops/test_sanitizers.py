@@ -113,6 +113,42 @@ def test_a_planted_step_beyond_the_rows_is_caught(portable, tmp_path, fault):
     assert done.returncode == 99 and "AddressSanitizer: heap-buffer-overflow" in done.stderr, done.stderr[-2000:]
 
 
+def updates(build, name, csrc=CSRC):
+    """The runner of sanitizer/updates.cpp in one instruction set."""
+    known = [f"-DKD_WITH_{name.upper()}"] if name != "portable" else []
+    kernels = {each: build.compile(csrc / "cpu_updates.cpp", f"updates_{each}.o", *VARIANTS[each])
+               for each in dict.fromkeys(("portable", name))}  # fmt: skip
+    entry = build.compile(csrc / "updates.cpp", "updates_entry.o", *known)
+    runner = build.compile(RUNNER.parent / "updates.cpp", "updates_runner.o", "-Wall", "-Wextra", "-Werror")
+    return build.run(name, *kernels.values(), entry, runner)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_updates_stay_within_their_memory(compiler, tmp_path, name):
+    if name != "portable":
+        need_x86()
+    done = updates(Sanitized(compiler, tmp_path), name)
+    if done.returncode == ABSENT:
+        pytest.skip(f"this processor has no {name}")
+    clean(done)
+
+
+UPDATE_FAULTS = {
+    "a row too many": (
+        "for (kd_int i = 0; i < gradient.count; ++i) {",
+        "for (kd_int i = 0; i <= gradient.count; ++i) {",
+    ),
+    "a block that is not cut": ("? BLOCK : piece->count - start;", "? BLOCK : kd_int(BLOCK);"),
+}
+
+
+@pytest.mark.parametrize("fault", UPDATE_FAULTS)
+def test_a_planted_step_beyond_the_gradient_is_caught(compiler, tmp_path, fault):
+    planted = replaced(*UPDATE_FAULTS[fault], "cpu_updates.cpp", tmp_path)
+    done = updates(Sanitized(compiler, tmp_path, planted), "portable", planted)
+    assert done.returncode == 99 and "AddressSanitizer: heap-buffer-overflow" in done.stderr, done.stderr[-2000:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["avx2", "avx512"])
 def test_vector_kernels_stay_within_their_memory(portable, name):

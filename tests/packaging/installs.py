@@ -73,7 +73,8 @@ def copy_of_checkout(folder: Path) -> Path:
 def small_op(checkout: Path, marker: int) -> None:
     """Another op in a copy of the checkout: it has a number, and compiles at once."""
     sources = checkout / "kdtoolkit" / "ops" / "csrc"
-    (sources / "cpu_rows.cpp").write_text(ROWS, encoding="utf-8")
+    for name in ("cpu_rows.cpp", "cpu_updates.cpp", "updates.cpp"):
+        (sources / name).write_text(ROWS, encoding="utf-8")
     (sources / "soft_cross_entropy.cpp").write_text(ENTRY.replace("MARKER", str(marker)), encoding="utf-8")
     (sources / "soft_cross_entropy.cu").write_text(ROWS, encoding="utf-8")
 

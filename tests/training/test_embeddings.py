@@ -56,9 +56,11 @@ def stepped(model: Table, optimizer: torch.optim.Optimizer, reads: list[list[int
     decay=st.sampled_from([0.0, 0.1]),
     betas=st.sampled_from([(0.9, 0.999), (0.5, 0.6), (0.0, 0.9)]),
     corrected=st.booleans(),
+    backend=st.sampled_from(["auto", "reference"]),
     data=st.data(),
 )
-def test_rows_that_wait_end_where_the_usual_update_takes_them(reads, decay, betas, corrected, data):
+def test_rows_that_wait_end_where_the_usual_update_takes_them(reads, decay, betas, corrected, backend, data):
+    """By compiled code and by torch."""
     rates = data.draw(st.lists(st.floats(0.0, 1.0), min_size=len(reads), max_size=len(reads)))
     section = Optimizer(
         learning_rate=0.05, weight_decay=decay, betas=betas, bias_correction=corrected, epsilon=1e-30
@@ -66,8 +68,10 @@ def test_rows_that_wait_end_where_the_usual_update_takes_them(reads, decay, beta
     usual, waiting = Table(), Table()
     stepped(usual, build_optimizer(usual, section), reads, rates)
     lazy = build_optimizer(waiting, section, waiting.embed)
-    stepped(waiting, lazy, reads, rates)
-    lazy.settle()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDTOOLKIT_OP_BACKEND", backend)
+        stepped(waiting, lazy, reads, rates)
+        lazy.settle()
     for one, other in zip(usual.parameters(), waiting.parameters()):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     usual_optimizer = build_optimizer(again := Table(), section)

@@ -129,7 +129,7 @@ template <class T> kd_int merge(const kd_rows* parts, kd_int count, kd_int width
     return rows;
 }
 
-enum { LANES = 16, BLOCK = 1024 };  // of a sum of squares: in numbers of type T, added up in double block by block
+const kd_int LANES = 16, BLOCK = 1024;  // of a sum of squares: in numbers of type T, added up in double block by block
 
 template <class T> double squares_in(const T* x, kd_int count) {
     double total = 0;
