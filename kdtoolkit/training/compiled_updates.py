@@ -21,8 +21,8 @@ from ..ops import native
 from ..ops.backend import implementation
 
 TYPES = {torch.float32: 0, torch.float64: 1}
-TABLE = struct.Struct("@qqqPPPPqPPPddd")
-"""kd_table: size, type, width, weight, first, second, current, steps, moves, margins, decays, betas, epsilon."""
+TABLE = struct.Struct("@qqqqPPPPqPPPddd")
+"""kd_table: size, type, rows, width, weight, first, second, current, steps, moves, margins, decays, betas, epsilon."""
 ROWS = struct.Struct("@PPq")
 PIECE = struct.Struct("@Pq")
 PARAMETER = struct.Struct("@PPPPPqdd")
@@ -154,13 +154,13 @@ def table(
 ) -> bytes:  # fmt: skip
     """A table with its rows' history, for `bring` and `update`; valid while these tensors live."""
     return TABLE.pack(
-        TABLE.size, TYPES[weight.dtype], weight.shape[1], weight.data_ptr(), first.data_ptr(), second.data_ptr(),
+        TABLE.size, TYPES[weight.dtype], *weight.shape, weight.data_ptr(), first.data_ptr(), second.data_ptr(),
         current.data_ptr(), steps, *(tensor.data_ptr() for tensor in history), *betas, epsilon,
     )  # fmt: skip
 
 
 def bring(of: bytes, rows: Tensor) -> None:
-    """Brings the rows up to date; each may stand there several times."""
+    """Brings the rows up to date; each may stand there several times, and what is no row is left out."""
     _library().kd_bring_rows(of, rows.data_ptr(), rows.numel())
 
 

@@ -76,7 +76,7 @@ class LazyAdamW(eager.AdamW):
                 if gradient is None:
                     continue
                 state = self.state[parameter]
-                if not state or gradient.is_sparse or not gradient.is_contiguous():
+                if not state or gradient.is_sparse or state["step"].dtype != torch.float32:
                     return False
                 chosen += [parameter, gradient, state["exp_avg"], state["exp_avg_sq"]]
                 updates.add(parameter, gradient, state, rate=rate, weight_decay=decay)

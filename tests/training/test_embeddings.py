@@ -121,6 +121,16 @@ def test_what_is_read_is_up_to_date_in_every_step():
     torch.testing.assert_close(waiting.embed(asked), usual.embed(asked), rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("number", [20, -1, 10**9])
+def test_a_row_that_is_not_there_is_an_error(number):
+    model = Table()
+    lazy = build_optimizer(model, Optimizer(), model.embed)
+    stepped(model, lazy, [[1, 2]], [0.1])
+    with pytest.raises(IndexError):
+        model.embed(torch.tensor([1, number]))
+    assert isinstance(lazy, LazyAdamW)
+
+
 def test_bringing_all_rows_up_to_date_in_between_changes_nothing(monkeypatch):
     reads = [[number % 20, 7] for number in range(50)]
     found = []

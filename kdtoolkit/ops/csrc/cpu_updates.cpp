@@ -67,7 +67,9 @@ template <class T> struct rows_of {
 template <class T> void bring(const kd_table& table, const kd_int* rows, kd_int count) {
     const rows_of<T> all(table);
     for (kd_int i = 0; i < count; ++i) {
-        const kd_int row = rows[i], at = row * table.width, since = table.current[row];
+        const kd_int row = rows[i];
+        if (row < 0 || row >= table.rows) continue;  // an error of who reads it, which is found there
+        const kd_int at = row * table.width, since = table.current[row];
         if (since >= table.steps) continue;
         catch_up(table, since, all.weight + at, all.first + at, all.second + at);
         table.current[row] = table.steps;

@@ -38,11 +38,14 @@ template <class T> void rows(int type) {
     std::vector<kd_int> current(count, 0);
     std::vector<double> moves(steps, 0.0), margins(steps, 0.0), decays(steps, 1.0);
     for (kd_int step = 0; step < steps; ++step) {
-        kd_table table = {kd_table_size(), type, width, weight.data(), first.data(), second.data(), current.data(), step,
+        kd_table table = {kd_table_size(), type, count, width, weight.data(), first.data(), second.data(), current.data(), step,
                           moves.data(), margins.data(), decays.data(), 0.9, 0.999, 1e-8};
         std::vector<kd_int> read(below(9)), found;
         for (kd_int& row : read) row = below(count);
-        kd_bring_rows(&table, read.data(), kd_int(read.size()));
+        std::vector<kd_int> asked = read;
+        asked.push_back(count + below(3));  // no rows
+        asked.push_back(-1 - below(3));
+        kd_bring_rows(&table, asked.data(), kd_int(asked.size()));
         std::vector<kd_rows> parts;
         std::vector<std::vector<T>> values;
         std::vector<std::vector<kd_int>> which;
