@@ -56,7 +56,7 @@ class OneRound:
 
     def meet(self) -> bool:
         """The means become `.grad`, in all processes at the same place. False: of none, as rows of one are unfit."""
-        own = None if self._table is None else self._table.rows()
+        own = None if self._table is None else self._table.rows(self.rows)
         if own is None:
             count = 0 if self._table is None else UNFIT
         else:

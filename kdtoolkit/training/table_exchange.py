@@ -27,15 +27,19 @@ class TableExchange:
         self._own = coalesced(gradient) if gradient is not None and gradient.is_sparse else None
         return [0 if self._own is None else self._own.indices().shape[1], not sparse]
 
-    def rows(self) -> tuple[Tensor, Tensor] | None:
-        """This process's gradient: numbers of rows, (rows,), sorted, and values, (rows, width). None: it is whole."""
+    def rows(self, most: int) -> tuple[Tensor, Tensor] | None:
+        """This process's gradient: numbers of rows, (rows,), and values, (rows, width). None: it is whole.
+
+        Rows may be there several times, as they were read, unless that makes them more than `most`.
+        """
         weight = self.table.weight
         if weight.grad is None:
             return torch.empty(0, dtype=torch.int64, device=weight.device), weight.new_empty(0, weight.shape[1])
         if not weight.grad.is_sparse:
             return None
-        weight.grad = coalesced(weight.grad)
-        return weight.grad.indices()[0], weight.grad.values()
+        if weight.grad._nnz() > most:
+            weight.grad = coalesced(weight.grad)
+        return weight.grad._indices()[0], weight.grad._values()
 
     def put(self, numbers: Tensor, values: Tensor) -> None:
         """These rows, each once and by number, become the gradient."""
