@@ -29,10 +29,12 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tenso
     return norm
 
 
-def clip_pieces(all_: Sequence[compiled_updates.Pieces], norm: float, max_norm: float, dtype: torch.dtype) -> Tensor:
-    """Of gradients whose norm is known."""
+def clip_pieces(
+    gradients: Sequence[compiled_updates.Pieces], norm: float, max_norm: float, dtype: torch.dtype
+) -> Tensor:
+    """Scales gradients whose norm is known to at most `max_norm`; that norm, of this type."""
     if not norm + 1e-6 <= max_norm:  # or it is no number, and then nothing is
-        for pieces in all_:
+        for pieces in gradients:
             pieces.multiply(max_norm / (norm + 1e-6))
     return torch.tensor(norm, dtype=dtype)
 

@@ -68,18 +68,14 @@ def can(tensors: Sequence[Tensor]) -> bool:
     )
 
 
-def merged(
-    parts: Sequence[tuple[Tensor, Tensor]], factor: float = 1.0, out: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
+def merged(parts: Sequence[tuple[Tensor, Tensor]], factor: float = 1.0) -> tuple[Tensor, Tensor]:
     """The rows of all parts times `factor`, by number, each once; those of one number are added up in their order.
 
-    parts: numbers of rows, (rows,), and their values, (rows, width). out: where to, with room for the rows of all.
+    parts: numbers of rows, (rows,), and their values, (rows, width).
     """
     width, dtype = parts[0][1].shape[1], parts[0][1].dtype
-    if out is None:
-        room = sum(len(numbers) for numbers, _ in parts)
-        out = torch.empty(room, dtype=torch.int64), torch.empty(room, width, dtype=dtype)
-    numbers, values = out
+    room = sum(len(numbers) for numbers, _ in parts)
+    numbers, values = torch.empty(room, dtype=torch.int64), torch.empty(room, width, dtype=dtype)
     packed = b"".join([ROWS.pack(which.data_ptr(), what.data_ptr(), len(which)) for which, what in parts])
     found = _library().kd_merge_rows(
         packed, len(parts), TYPES[dtype], width, factor, numbers.data_ptr(), values.data_ptr()

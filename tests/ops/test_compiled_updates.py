@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from op_backends import need_compiled
 from op_instructions import available, using
 from torch import nn
 
@@ -28,8 +29,7 @@ seeds = st.integers(0, 2**31)
 
 @pytest.fixture(autouse=True)
 def compiled():
-    if native.found_file() is None:
-        pytest.skip("no compiled library: a pure-Python install")
+    need_compiled()
 
 
 def random(*shape: int, seed: int, dtype: torch.dtype) -> torch.Tensor:
