@@ -74,18 +74,18 @@ def run(balance, folder=None, *, rows=8, accumulate=1, epochs=3.0, dropout=0.0, 
     section = Objective(alpha=0.4, tasks={"moods": {"weight": 0.5}})
     calls = 0
 
-    def counted(numbers):
+    def counted(*_):
         nonlocal calls
         calls += 1
         if stop is not None and calls > stop:
             raise KeyboardInterrupt
-        return collate(numbers, sizes)
 
     model = new_model(tasks, dropout) if model is None else model
+    model.register_forward_pre_hook(counted)
     if double:
         model.double()
     fit(
-        model, counted, plan, DistillationObjective(tasks, section, steps=plan.steps),
+        model, lambda numbers: collate(numbers, sizes), plan, DistillationObjective(tasks, section, steps=plan.steps),
         optimizer=optimizer or Optimizer(name="sgd", learning_rate=0.3, momentum=0.5),
         train=Train(batch_rows=rows, accumulate=accumulate, epochs=epochs, **train),
         balance=balance, seed=5, checkpoints=folder, board=board, measure=measure,

@@ -53,8 +53,16 @@ class Batch:
         """Number of examples."""
         return len(self.first)
 
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        read = (*self.tokens, self.teacher, self.targets, *(self.features or {}).values())
+        return sum(tensor.nbytes for tensor in read if tensor is not None)
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
+        if self.first.is_cpu and torch.device(device).type == "cpu":
+            return self
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:

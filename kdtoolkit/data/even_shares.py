@@ -11,9 +11,12 @@ def even_cuts(lengths: np.ndarray, shares: int) -> np.ndarray:
     A range takes as much as its rows padded to the longest of them. lengths: (rows,) tokens of each row; there are
     `shares` rows or more.
     """
+    longest, rows = int(lengths.max()), len(lengths)
+    most = -(-rows // shares)  # rows of a range, where all are of one length
+    if longest == int(lengths.min()):
+        return np.array([0, *(min(number * most, rows - shares + number) for number in range(1, shares + 1))])
     lengths = lengths.astype(np.int64) + 1  # so that no row takes nothing
-    # Too little, and enough; for rows of one length often all there is to ask.
-    low, high = -(-int(lengths.sum()) // shares) - 1, -(-len(lengths) // shares) * int(lengths.max())
+    low, high = -(-int(lengths.sum()) // shares) - 1, most * (longest + 1)  # too little, and enough
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _filled(lengths, shares, middle)[-1] == len(lengths) else (middle, high)

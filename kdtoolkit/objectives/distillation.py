@@ -18,6 +18,7 @@ from ..tasks import Task
 from .further import FurtherTerm, FurtherValues, Sides, further_values
 from .mixture import mean_logits, present_weights, weight_table
 from .ranking import Candidates, Ranked, rank
+from .rows import RowFacts, Rows
 
 if TYPE_CHECKING:
     from ..data.collate import Batch
@@ -50,24 +51,6 @@ class ObjectiveResult(NamedTuple):
     term_rows: Tensor | None = None
     task_losses: Tensor | None = None
     task_weights: Tensor | None = None
-
-
-class Rows(NamedTuple):
-    """The op's arguments, row by row: (rows,) each, but outputs (rows, columns), teacher (members, rows, width) and the
-    members' weights (members, rows).
-    """
-
-    outputs: Tensor
-    teacher: Tensor
-    members: Tensor
-    labels: Tensor
-    kind: Tensor
-    temperature: Tensor
-    alpha: Tensor
-    beta: Tensor
-    weight: Tensor
-    start: Tensor
-    width: Tensor
 
 
 class DistillationObjective:
@@ -144,9 +127,8 @@ class DistillationObjective:
             values[f"weight/{further.label}"] = value_at(further.weight, step, self.steps)
         return values
 
-    def __call__(self, heads: HeadOutputs, batch: Batch, step: int, *, by_task: bool = False) -> ObjectiveResult:
-        """The loss of a batch at an optimizer step (0-based); by_task: also that of each task."""
-        outputs, start, count = heads.outputs, heads.start, heads.count
+    def facts(self, batch: Batch, step: int) -> RowFacts:
+        """What does not depend on the student's answers; a loop may ask for it ahead, where the batch is."""
         tasks = batch.tasks
         alpha, temperature, weight, beta = self._row_values(step, tasks).unbind(0)
         teacher, members = self._teacher(batch)
@@ -157,12 +139,26 @@ class DistillationObjective:
         alpha = torch.where(labelled, torch.where(taught, alpha, 1.0), 0.0)
         has_soft, has_hard = taught & (alpha < 1), labelled & (alpha > 0)
         weight = torch.where(has_soft | has_hard, weight, 0.0)
-
         classes = has_hard & self._is("classification", tasks) if self._there != {"classification"} else has_hard
         labels = torch.where(classes, batch.labels, NO_LABEL).long()
-        rows = Rows(outputs, teacher, members, labels, self._kinds.to(tasks.device)[tasks], temperature, alpha, beta,
-                    weight, start, count)  # fmt: skip
-        ranked = self._ranked(rows, batch, has_soft & (weight > 0), has_hard & (weight > 0))
+        parts = torch.stack([has_soft, has_hard]) & (weight > 0)
+        each = torch.cat([torch.ones_like(weight).unsqueeze(0), parts.to(weight.dtype)])
+        counts = torch.zeros(3, len(self.tasks), device=tasks.device).index_add_(1, tasks, each)
+        kind = self._kinds.to(tasks.device)[tasks]
+        return RowFacts(teacher, members, labels, kind, temperature, alpha, beta, weight, parts, counts)
+
+    def __call__(
+        self, heads: HeadOutputs, batch: Batch, step: int, *, by_task: bool = False, facts: RowFacts | None = None
+    ) -> ObjectiveResult:
+        """The loss of a batch at an optimizer step (0-based); by_task: also that of each task.
+
+        facts: those of this batch and step, if they were asked for.
+        """
+        facts = self.facts(batch, step) if facts is None else facts
+        tasks, (outputs, start, count) = batch.tasks, heads[:3]
+        teacher, members, weight = facts.teacher, facts.members, facts.weight
+        rows = Rows(outputs, *facts[:8], start, count)
+        ranked = self._ranked(rows, batch, *facts.parts)
         if ranked is not None:
             rows = rows._replace(alpha=ranked.alpha, weight=ranked.weight)
         apart = None
@@ -190,12 +186,10 @@ class DistillationObjective:
             values = self._further(outputs, start, teacher, members, heads, batch, step)
             loss = loss + F.pad(weight * values.by_row, (0, len(loss) - len(tasks)))
             further = (values.sums, values.rows)
-        flags = torch.stack([has_soft & (weight > 0), has_hard & (weight > 0)])
         parts = first if apart is None else torch.where(self._is("regression", tasks), apart, first)
-        parts = torch.where(flags, parts, 0.0)
-        sums = torch.cat([parts, torch.ones_like(parts[:1]), flags.to(parts.dtype)])
-        per_task = torch.zeros(5, len(self.tasks), device=tasks.device).index_add_(1, tasks, sums.float())
-        result = ObjectiveResult(loss.sum(), *per_task.unbind(0), *further)
+        parts = torch.where(facts.parts, parts, 0.0).float()
+        soft, hard = torch.zeros(2, len(self.tasks), device=tasks.device).index_add_(1, tasks, parts)
+        result = ObjectiveResult(loss.sum(), soft, hard, *facts.counts, *further)
         if not by_task:
             return result
         none = torch.zeros(len(self.tasks), device=tasks.device)

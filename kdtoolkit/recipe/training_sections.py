@@ -141,7 +141,7 @@ class Train(Section):
     threads: int | None = Field(default=None, ge=1)
     """torch threads; None: 1 on a CPU, which is fastest for small students."""
     prefetch: int | None = Field(default=None, ge=0)
-    """Batches that a thread makes ahead; None: 2 on a GPU, 0 on a CPU."""
+    """Batches that a thread makes ahead; None: 2 on a GPU, 0 on a CPU, where the loop makes some in a row."""
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
     """torch.compile of the student's encoder, in one of its modes; reduce-overhead: CUDA graphs."""
     select: Select | None = None

@@ -12,6 +12,7 @@ from .clipping import clip_gradients
 from .collectives import from_all, sum_of
 from .one_round import OneRound
 from .table_exchange import TableExchange
+from .upcoming import Meanwhile, idle
 
 MESSAGE = 100_000_000
 """Bytes of gradients that are sent at once; so much memory an exchange takes."""
@@ -35,11 +36,11 @@ class GradientExchange:
         return OneRound.of(self._parameters, self._table)
 
     @torch.no_grad()
-    def meet(self) -> None:
-        """The means become `.grad`, in all processes at the same place."""
+    def meet(self, meanwhile: Meanwhile = idle) -> None:
+        """The means become `.grad`, in all processes at the same place. meanwhile: see `Sharing.finish`."""
         if not self._parameters and self._table is None:
             return
-        if self._at_once is not None and self._at_once.meet():
+        if self._at_once is not None and self._at_once.meet(meanwhile):
             return
         facts = [] if self._table is None else self._table.facts()
         mine = [*facts, *(parameter.grad is not None for parameter in self._parameters)]

@@ -33,15 +33,16 @@ from .meter import Meter
 from .optimizer import build_optimizer, learning_rate_factor, learning_rates, set_learning_rate
 from .randomness import reseed
 from .sharding import shared
+from .upcoming import LOT, Upcoming
 
 if TYPE_CHECKING:
     from ..data.batch_plan import BatchPlan
     from ..data.collate import Batch
     from ..heads import HeadOutputs
-    from ..objectives import DistillationObjective, ObjectiveResult
+    from ..objectives import DistillationObjective, ObjectiveResult, RowFacts
 
 PREFETCH = {"cpu": 0, "cuda": 2}
-"""Batches made ahead; on a CPU the thread takes what it gives."""
+"""Batches that a thread makes ahead; on a CPU it takes what it gives."""
 SHARED = "all machines of a run need one shared file system"
 SCORE = "held_out/score"
 """The tag of the figure that `train.select` maximises."""
@@ -117,18 +118,24 @@ def fit(
     measure_every = train.select.every_steps if train.select else max(plan.steps // 10, 1)
     started, cpu_started, rows_seen = time.perf_counter(), time.process_time(), 0
 
-    def made(rows: np.ndarray) -> Batch:
+    def made(step: int, rows: np.ndarray) -> tuple[Batch, RowFacts | None]:
+        """A batch, and what the objective knows of it; not on a GPU, where both can be on their way at once."""
         batch = collate(rows)
-        return batch.pinned() if device.type == "cuda" else batch
+        if device.type == "cpu":
+            return batch, objective.facts(batch, step)
+        return batch.pinned() if device.type == "cuda" else batch, None
 
-    def forward(module: nn.Module, batch: Batch, step: int) -> tuple[ObjectiveResult, HeadOutputs]:
+    def forward(
+        module: nn.Module, given: tuple[Batch, RowFacts | None], step: int
+    ) -> tuple[ObjectiveResult, HeadOutputs]:
         """The objective of a batch, nats, summed over its rows, and what it was computed from."""
+        batch, facts = given
         batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             heads: HeadOutputs = module(batch)
         if heads.outputs.dtype != torch.float64:
             heads = heads._replace(outputs=heads.outputs.float())
-        return objective(heads, batch, step, by_task=balancing.by_task), heads
+        return objective(heads, batch, step, by_task=balancing.by_task, facts=facts), heads
 
     def fitting(rows: np.ndarray, step: int) -> int | None:
         """Of rows for which there is no memory, how many there is some for, over all processes; None: not for one.
@@ -139,7 +146,7 @@ def fit(
             return 0
 
         def tried(count: int) -> None:
-            forward(model, made(rows[:count]), step)[0].loss.backward()
+            forward(model, made(step, rows[:count]), step)[0].loss.backward()
 
         found = most_that_fits(len(rows) // 2, tried)
         return None if found is None else found * world_size
@@ -148,13 +155,16 @@ def fit(
     # This rank's micro-batches of each global window: once for the steps, and once for the batches that are made ahead.
     steps = range(first_step, plan.steps)
     windows, further = itertools.tee(plan.window(step, rank, world_size) for step in steps)
-    # What a thread makes of the rows to come is a function of the rows alone.
-    coming = (rows for window in further for rows in window.read)
+    # What is made of the rows to come is a function of step and rows alone.
+    coming = ((step, rows) for step, window in zip(steps, further) for rows in window.read)
     by = train.prefetch if train.prefetch is not None else PREFETCH[device.type]
     by = 0 if together else by  # processes that meet in two threads at once may wait for each other
+    lot = LOT if device.type == "cpu" and not by and not together else 1
     with (
         track(description, len(steps), "steps") as advance,
-        contextlib.closing(ahead(made, coming, by=by)) as batches,
+        contextlib.closing(
+            Upcoming(ahead(lambda of: made(*of), coming, by=by), lambda of: of[0].size, lot=lot)
+        ) as batches,
         compiled(model, train.compile),
     ):
         for step, window in zip(steps, windows):
@@ -179,7 +189,7 @@ def fit(
                 if counts:
                     meter.add(result)
             balancing.finish(step)
-            sharing.finish()
+            sharing.finish(batches.ahead)
             if optimizer.max_norm is not None:
                 meter.gradient_norm = sharing.clip(parameters, optimizer.max_norm)
             factor = learning_rate_factor(step, plan.steps, optimizer)

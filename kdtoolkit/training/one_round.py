@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from .clipping import clip_pieces
 from .compiled_updates import Pieces
 from .shared_memory import LINE, SharedMemory
 from .table_exchange import TableExchange
+from .upcoming import Meanwhile, idle
 
-COUNT = 8
-"""Bytes of the number that a message begins with: how many rows of the table."""
+COUNT = Struct("@q")
+"""The number that a message begins with: how many rows of the table."""
 UNFIT = -1
 """In its place: more rows than there is room for, or the whole table."""
 
@@ -44,8 +46,8 @@ class OneRound:
         self._parameters, self._table, self._memory = parameters, table, memory
         self._sizes = [parameter.numel() for parameter in parameters]
         self._dtype = parameters[0].dtype
-        self._header = np.zeros(COUNT + len(parameters), np.uint8)
-        self._from = _lines(len(self._header))  # where the gradients begin, in bytes
+        self._header = COUNT.size + len(parameters)
+        self._from = _lines(self._header)  # where the gradients begin, in bytes
         self._to = self._from + sum(self._sizes) * self._dtype.itemsize
         self._rows_from = _lines(self._to)
         width = 0 if table is None else table.table.weight.shape[1]
@@ -54,35 +56,38 @@ class OneRound:
         self._met: list[Pieces] = []  # the means of the last round, until they are clipped
         self._norm = 0.0
 
-    def meet(self) -> bool:
-        """The means become `.grad`, in all processes at the same place. False: of none, as rows of one are unfit."""
+    def meet(self, meanwhile: Meanwhile = idle) -> bool:
+        """The means become `.grad`, in all processes at the same place. False: of none, as rows of one are unfit.
+
+        meanwhile: called while this process would wait for another.
+        """
         own = None if self._table is None else self._table.rows(self.rows)
         if own is None:
             count = 0 if self._table is None else UNFIT
         else:
             count = len(own[0]) if len(own[0]) <= self.rows else UNFIT
         gradients = [_without_gaps(parameter) for parameter in self._parameters]
-        self._header[:COUNT].view(np.int64)[0] = count
-        self._header[COUNT:] = [gradient is not None for gradient in gradients]
+        mine = bytes([gradient is not None for gradient in gradients])
+        header = np.frombuffer(COUNT.pack(count) + mine, np.uint8)
         pieces = Pieces(gradients, self._sizes, self._dtype)
 
         def write(place: Tensor) -> None:
-            place.numpy()[: len(self._header)] = self._header
+            place.numpy()[: self._header] = header
             pieces.gather(place[self._from : self._to])
             if own is not None and count > 0:
                 for there, here in zip(self._table_in(place, count), own):
                     there.copy_(here)
 
-        parts = self._memory.meet(self._memory.room, write)
-        headers = np.stack([part.numpy()[: len(self._header)] for part in parts])
-        counts = headers[:, :COUNT].copy().view(np.int64)[:, 0].tolist()
+        parts = self._memory.meet(self._memory.room, write, meanwhile)
+        headers = [part.numpy()[: self._header].tobytes() for part in parts]
+        counts = [COUNT.unpack_from(header)[0] for header in headers]
         if UNFIT in counts:
             self._met = []
             return False
-        used = headers[:, COUNT:].any(0)
-        if not np.array_equal(used, self._header[COUNT:]):  # what another process has used, and this one not
-            for place in np.flatnonzero(used != self._header[COUNT:]).tolist():
-                gradients[place] = self._parameters[place].grad = torch.empty_like(self._parameters[place])
+        others = {header[COUNT.size :] for header in headers} - {mine}
+        for place in {place for used in others for place, one in enumerate(used) if one and not mine[place]}:
+            gradients[place] = self._parameters[place].grad = torch.empty_like(self._parameters[place])
+        if others:
             pieces = Pieces(gradients, self._sizes, self._dtype)
         self._met = [pieces]
         squares = pieces.average([part[self._from : self._to] for part in parts])

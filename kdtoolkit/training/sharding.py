@@ -18,6 +18,7 @@ from ..recipe.schema import Balance, Train
 from .collectives import as_the_first
 from .gradient_exchange import GradientExchange
 from .sharing import Averaging, Overlapping, Sharing
+from .upcoming import Meanwhile, idle
 
 PLACE = "train.sharding"
 OVERLAPPING = {"cpu": False}
@@ -85,12 +86,12 @@ class FullySharded(Sharing):
         return tensor[self._rank * rows : (self._rank + 1) * rows]
 
     @torch.no_grad()
-    def finish(self) -> None:
+    def finish(self, meanwhile: Meanwhile = idle) -> None:
         for parameter, shard in self._shards.items():
             parameter.data = shard.to_local()  # the same memory, wherever torch has put it
             parameter.grad = None if shard.grad is None else shard.grad.to_local()
             shard.grad = None
-        self._exchange.meet()
+        self._exchange.meet(meanwhile)
 
     def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
         parts = [p.grad for p in parameters if p.grad is not None and p in self._shards]

@@ -25,6 +25,7 @@ from torch import Tensor, distributed
 
 from .. import processes
 from ..errors import PeerFailed
+from .upcoming import Meanwhile, idle
 
 ASKED = "KDTOOLKIT_SHARED_MEMORY"
 """`off` in the environment of the first process: gloo has to do."""
@@ -92,17 +93,22 @@ class SharedMemory:
             _added([part.view(dtype) for part in parts], piece)
         return whole
 
-    def meet(self, count: int, write: Callable[[Tensor], object]) -> list[Tensor]:
-        """`count` bytes of each process, up to `room`, to be read until the next call. write: puts this one's there."""
+    def meet(self, count: int, write: Callable[[Tensor], object], meanwhile: Meanwhile = idle) -> list[Tensor]:
+        """`count` bytes of each process, up to `room`, to be read until the next call. write: puts this one's there.
+
+        meanwhile: called, time and again, while the others have not come.
+        """
         self._round += 1
         half = self._halves[self._round % 2, :, :count]
         write(half[self._rank])
         self._counters[self._rank] = self._round  # not before the bytes are there
-        self._wait()
+        self._wait(meanwhile)
         return list(half)
 
-    def _wait(self) -> None:
+    def _wait(self, meanwhile: Meanwhile) -> None:
         """Returns when all have come to this round. Raises PeerFailed when one of them has ended."""
+        while self._counters.min() < self._round and meanwhile():
+            pass
         if self._counters.min() >= self._round:
             return
         since = time.monotonic()

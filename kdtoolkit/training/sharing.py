@@ -15,6 +15,7 @@ from .collectives import as_the_first, from_all
 from .gradient_exchange import GradientExchange
 from .lazy_adamw import settle
 from .table_exchange import TableExchange
+from .upcoming import Meanwhile, idle
 
 
 class Sharing:
@@ -40,8 +41,11 @@ class Sharing:
         """Of a whole tensor that is shaped like the parameter `name`, what this process keeps."""
         return tensor
 
-    def finish(self) -> None:
-        """The step's gradient is complete in `.grad` of the model's parameters after this."""
+    def finish(self, meanwhile: Meanwhile = idle) -> None:
+        """The step's gradient is complete in `.grad` of the model's parameters after this.
+
+        meanwhile: may be called, time and again, where this process would wait for another.
+        """
 
     def settle(self, optimizer: torch.optim.Optimizer) -> None:
         """What the optimizer has put off is done, and alike in all processes; before weights are measured or kept."""
@@ -77,9 +81,9 @@ class Averaging(Sharing):
         others = [p for p in model.parameters() if table is None or p is not table.weight]
         self._gradients = None if projected else GradientExchange(others, self._table)
 
-    def finish(self) -> None:
+    def finish(self, meanwhile: Meanwhile = idle) -> None:
         if self._gradients is not None:
-            self._gradients.meet()
+            self._gradients.meet(meanwhile)
 
     def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
         if self._gradients is None:
@@ -109,7 +113,7 @@ class Overlapping(Sharing):
     def _ignore(self, names: list[str]) -> None:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, names)
 
-    def finish(self) -> None:
+    def finish(self, meanwhile: Meanwhile = idle) -> None:
         if self._table is not None:
             facts = torch.tensor(self._table.facts(), device=self.accelerator.device)
             self._table.meet(torch.stack(from_all(facts)).tolist())

@@ -277,4 +277,7 @@ def test_a_batch_moves_as_a_whole(arrays):
     moved = batch.to("meta")
     for tensor in (*moved.tokens, moved.first, moved.second, moved.tasks, moved.labels, moved.targets, moved.teacher):
         assert tensor.device.type == "meta"
-    assert moved.teacher.shape == batch.teacher.shape
+    assert moved.teacher.shape == batch.teacher.shape and moved.size == batch.size
+    assert batch.to("cpu") is batch  # where it is
+    read_by_student = sum(tensor.nbytes for tensor in (*batch.tokens, batch.targets, batch.teacher))
+    assert batch.size == read_by_student

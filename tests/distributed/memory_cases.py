@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,6 +55,36 @@ def races() -> None:
             time.sleep(pause.random() * 0.03)
         for other, found in enumerate(collectives.from_all(mine)):
             assert (found == size * number + other).all()
+
+
+def meanwhile() -> None:
+    """Who comes first has time for something; who comes last has none, and nobody is kept from reading what is there.
+
+    Each comes late in turn, and what is done meanwhile takes longer than the others need to be there.
+    """
+    memory, rank, size = shared_memory.shared_memory(), processes.rank(), processes.size()
+    assert memory is not None
+    left = [0]
+
+    def piece() -> bool:
+        time.sleep(0.002)
+        left[0] -= 1
+        return left[0] > 0
+
+    done = []
+    for number in range(60):
+        left[0] = 50
+        late = number % size == rank
+        if late:
+            time.sleep(0.02)
+        parts = memory.meet(8, partial(torch.Tensor.fill_, value=number + rank), piece)
+        assert [int(part[0]) for part in parts] == [number + other for other in range(size)]
+        done.append((late, 50 - left[0]))
+    early = [pieces for late, pieces in done if not late]
+    assert sum(pieces > 0 for pieces in early) > 0.8 * len(early) and max(early) < 50
+    assert sum(pieces for late, pieces in done if late) < sum(early)
+    parts = memory.meet(8, lambda place: place.fill_(rank), lambda: False)  # and where there is nothing to be done
+    assert [int(part[0]) for part in parts] == list(range(size))
 
 
 def death() -> None:

@@ -9,7 +9,7 @@ from launched import launched
 
 @pytest.mark.parametrize(
     ("case", "count"),  # three are more than CI has cores
-    [("values", 3), ("races", 2), ("races", 3), ("off", 2), ("no_room", 2), ("apart", 3)],
+    [("values", 3), ("races", 2), ("races", 3), ("meanwhile", 2), ("off", 2), ("no_room", 2), ("apart", 3)],
 )
 def test_what_each_has_all_see(case, count, tmp_path):
     done = launched(count, memory_cases.__file__, str(tmp_path), case, cwd=tmp_path)

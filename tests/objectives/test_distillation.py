@@ -326,3 +326,18 @@ def test_a_mean_of_members_leaves_out_silent_and_weightless_ones():
     assert weights.tolist() == [[1.0, 0.0], [0.0, 2.0]]
     assert mean_logits(teacher, weights).tolist() == [[1.0, 2.0], [5.0, 6.0]]
     assert weight_table([[1.0], [], [2.0, 3.0]]).tolist() == [[1.0, 0.0], [0.0, 0.0], [2.0, 3.0]]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(0, 9), st.booleans(), st.booleans())
+@settings(deadline=None)
+def test_what_is_known_of_the_rows_may_be_asked_for_ahead(tasks, step, labelled, taught):
+    """Also of several steps before any of them: schedules are those of the step that each is for."""
+    options = OPTIONS | {"alpha": {"from": 0.0, "to": 1.0}, "temperature": {"from": 1.0, "to": 4.0}}
+    objective = objective_of(options, member_weights=[[1.0, 2.0]] * 4)
+    batch, outputs = batch_of(tasks, labelled=labelled, taught=taught)
+    asked = [objective.facts(batch, other) for other in range(10)]
+    heads = HeadOutputs(outputs, STARTS[batch.tasks], COUNTS[batch.tasks])
+    expected = objective(heads, batch, step)
+    found = objective(heads, batch, step, facts=asked[step])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected) if a is not None)
+    assert asked[step].counts[0].tolist() == [tasks.count(task) for task in range(4)]

@@ -68,17 +68,17 @@ def run(folder=None, *, dropout=0.0, rows=8, accumulate=1, epochs=3.0, stop=None
     objective = DistillationObjective([TASK], Objective(alpha={"from": 0.0, "to": 1.0}), steps=plan.steps)
     calls = 0
 
-    def counted(numbers):
+    def counted(*_):
         nonlocal calls
         calls += 1
         if stop is not None and calls > stop:
             raise KeyboardInterrupt
-        return collate(numbers)
 
     model = Toy(dropout)
+    model.register_forward_pre_hook(counted)
     report = fit(
         model,
-        counted,
+        collate,
         plan,
         objective,
         optimizer=optimizer or Optimizer(learning_rate=0.05),
