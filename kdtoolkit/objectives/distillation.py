@@ -157,7 +157,8 @@ class DistillationObjective:
         facts = self.facts(batch, step) if facts is None else facts
         tasks, (outputs, start, count) = batch.tasks, heads[:3]
         teacher, members, weight = facts.teacher, facts.members, facts.weight
-        rows = Rows(outputs, *facts[:8], start, count)
+        rows = Rows(outputs, teacher, members, facts.labels, facts.kind, facts.temperature, facts.alpha, facts.beta,
+                    weight, start, count)  # fmt: skip
         ranked = self._ranked(rows, batch, *facts.parts)
         if ranked is not None:
             rows = rows._replace(alpha=ranked.alpha, weight=ranked.weight)

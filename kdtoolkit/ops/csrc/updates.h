@@ -6,9 +6,9 @@
 
 typedef long long kd_int;
 
-// A table of `rows` times `width` numbers under AdamW, of which a row is brought up to date when it is read. By row, `current` is the
-// step up to which that is done; by step, `moves`, `margins` and `decays` are what a row last touched in it has still to
-// do. Python packs this: training/native_updates.py has the same fields.
+// A table of `rows` times `width` numbers under AdamW, of which a row is brought up to date when it is read. By row,
+// `current` is the step up to which that is done; by step, `moves`, `margins` and `decays` are what a row last touched in
+// it has still to do. Python packs this: training/compiled_updates.py has the same fields.
 struct kd_table {
     kd_int size, type, rows, width;
     void *weight, *first, *second;
